@@ -1,0 +1,1 @@
+"""morphem: a model zoo for pictures of cells."""
