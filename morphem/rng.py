@@ -5,11 +5,14 @@ number generators", https://doi.org/10.1145/2714064.2660195). The same seed and 
 NumPy and torch, on every device, whatever else is in the batch.
 """
 
+from __future__ import annotations
+
 import math
 import zlib
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # the order of samples and the index need numbers but no torch; only the tensor functions import it
+    from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
@@ -92,6 +95,8 @@ def uniform(seeds: Tensor, name: str, count: int = 1) -> Tensor:
     Returns:
         (N, count), float32, 24 bits deep, on the device of the seeds.
     """
+    import torch
+
     counters = torch.arange(count, device=seeds.device)
     words = mix_tensor(seeds[:, None], name, counters[None, :])
     return _shift(words, 40).to(torch.float32) * 2.0**-24
@@ -108,6 +113,8 @@ def normal(seeds: Tensor, name: str, count: int = 1) -> Tensor:
     Returns:
         (N, count), float32.
     """
+    import torch
+
     pairs = -(-count // 2)
     radius = (-2.0 * torch.log1p(-uniform(seeds, name + "/radius", pairs))).sqrt()
     angle = 2.0 * math.pi * uniform(seeds, name + "/angle", pairs)

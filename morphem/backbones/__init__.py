@@ -1,1 +1,1 @@
-
+"""Networks on tokens, one file each."""

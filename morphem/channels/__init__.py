@@ -1,1 +1,1 @@
-
+"""Channel strategies, one file each: how the planes of an image become one input."""

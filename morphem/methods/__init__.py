@@ -1,1 +1,1 @@
-
+"""Methods, one file each: self-supervised objectives that train an encoder."""

@@ -1,1 +1,1 @@
-
+"""Data sources: studies of images that `morphem ingest` reads."""

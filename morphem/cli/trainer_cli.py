@@ -1,0 +1,143 @@
+"""LightningCLI with morphem's rules: plug-ins by short name, honest resume, settings inside every checkpoint."""
+
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile, set_loader  # type: ignore[attr-defined]
+import lightning.pytorch as L
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+import morphem.callbacks  # noqa: F401  (its classes can then be named without a path)
+from morphem.callbacks import GracefulStop
+from morphem.cli import resume
+from morphem.cli.config_files import load_for_parser
+from morphem.data.module import ShardData
+from morphem.errors import ConfigError
+from morphem.methods.base import Method
+
+set_loader("yaml", load_for_parser)
+
+
+class ParserError(Exception):
+    """A message of the argument parser, without its usage text."""
+
+
+class Parser(LightningArgumentParser):
+    """Raises its errors instead of printing its usage and leaving the process."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message."""
+        raise ParserError(message) from ex
+
+
+class RunSettings(SaveConfigCallback):
+    """Writes `config.yaml` into the run's folder and the same settings into every checkpoint."""
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the settings, as plain data."""
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_link_targets=False))
+        checkpoint[resume.CONFIG_KEY] = {**settings, "world_size": trainer.world_size}
+
+
+class TrainerCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict`."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Build a parser that raises its errors."""
+        kwargs.setdefault("dump_header", [f"morphem=={version('morphem')}"])
+        parser = Parser(**kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ActionConfigFile,
+            help="A config: a path, or the name of one that the package ships; may be repeated, later ones win.",
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add morphem's own options and links."""
+        parser.add_argument(
+            "--resume_override",
+            type=list[str],
+            default=[],
+            help="Settings that may differ from those of the checkpoint given by --ckpt_path: keys, or [all].",
+        )
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning's own version lets a checkpoint's settings replace the user's."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a resume with other settings, before anything is built."""
+        own = self.config[self.subcommand] if self.subcommand else self.config
+        override, path = own.get("resume_override") or [], own.get("ckpt_path")
+        if override and not path:
+            raise ConfigError("--resume_override has no effect without --ckpt_path; give both or neither.")
+        if self.subcommand == "fit" and path and path not in {"last", "best", "hpc", "registry"}:
+            settings = yaml.safe_load(self._parser(self.subcommand).dump(own, skip_none=False, skip_link_targets=False))
+            stored = resume.load_settings(path)
+            accepted = resume.refuse_differences(path, stored, settings, _processes(settings), override)
+            for key, (old, new) in accepted.items():
+                print(f"resume: {key} is now {new!r} (was {old!r})")
+
+
+def _processes(settings: dict[str, Any]) -> int:
+    """Number of processes that the trainer settings ask for; `auto` counts the accelerators present."""
+    trainer = settings.get("trainer") or {}
+    devices = trainer.get("devices", "auto")
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if devices in ("auto", -1, "-1"):
+        on_cpu = trainer.get("accelerator") == "cpu" or not torch.cuda.is_available()
+        devices = 1 if on_cpu else torch.cuda.device_count()
+    count = (
+        len(devices) if isinstance(devices, list) else len(devices.split(",")) if isinstance(devices, str) else devices
+    )
+    return int(count) * int(trainer.get("num_nodes", 1))
+
+
+class CheckCLI(TrainerCLI):
+    """Builds what `fit` would build, the model on the meta device, and runs nothing."""
+
+    @classmethod
+    def build(cls, argv: list[str]) -> "CheckCLI":
+        """Parse and build.
+
+        Args:
+            argv: Options of `fit`, with full paths.
+        """
+        return cls(**_settings(argv), run=False)
+
+    def instantiate_classes(self) -> None:
+        """Build with every tensor on the meta device: shapes without memory."""
+        with torch.device("meta"):
+            super().instantiate_classes()
+
+
+def _settings(argv: list[str]) -> dict[str, Any]:
+    return {
+        "model_class": Method,
+        "datamodule_class": ShardData,
+        "subclass_mode_model": True,
+        "subclass_mode_data": True,
+        "auto_configure_optimizers": False,
+        "seed_everything_default": 0,
+        "save_config_callback": RunSettings,
+        "save_config_kwargs": {"overwrite": True},
+        "parser_kwargs": {"default_env": False},
+        "args": argv,
+    }
+
+
+def run_cli(argv: list[str]) -> int:
+    """Run a command of LightningCLI.
+
+    Returns:
+        0, or 130 if the run was stopped by a signal and left a checkpoint.
+    """
+    cli = TrainerCLI(**_settings(argv))
+    callbacks: list[Any] = getattr(cli.trainer, "callbacks", [])
+    return 130 if any(isinstance(c, GracefulStop) and getattr(c, "stopped", False) for c in callbacks) else 0

@@ -1,0 +1,198 @@
+"""Shards for a Lightning trainer: a training stream, and a validation set that is read in full and in order.
+
+The number of this process and of all processes come from the trainer, so that every launcher splits the data in the
+same way.
+"""
+
+from typing import Any, Literal
+
+import lightning.pytorch as L
+
+from morphem.data.index import Index, Unit, open_index
+from morphem.data.loader import StartMethod, StreamLoader
+from morphem.data.order import StudyBalance, study_quotas
+from morphem.data.sampling import Scale, Scales
+from morphem.data.shards import ShardSet, resolve_root
+from morphem.data.stream import CropStream, check_sizes
+from morphem.errors import ConfigError
+
+
+class ShardData(L.LightningDataModule):
+    """Crops from a folder of shards.
+
+    Args:
+        root: Folder of shards, an address of an object store (s3://, gs://, https://), or `sample://train` for the
+            sample that is generated on first use.
+        batch_size: Crops per device and step.
+        unit: `plane`: each channel plane is a sample of its own, as in the published bag-of-channels training.
+            `image`: the planes of an image stay together and share a crop.
+        query: Selects channel planes by their metadata, for example `microscopy.type != 'fluorescence'`; an image keeps
+            the planes that match. All of them where not given.
+        balance: `none`: every sample once per pass. `cycle`: every study is repeated to the size of the largest.
+        weights: Share of the stream by study, instead of `balance`; every study is named, 0 leaves one out.
+        scales: Crop sizes in pixels (or `full`) by study, before the published ones.
+        default_scale: Crop size in pixels (or `full`) of studies without a published one.
+        crops_per_image: Crops cut from one decoded sample; must divide `batch_size`. More than one trains faster where
+            decoding is the bottleneck, with batches that are less mixed.
+        samples_per_epoch: Samples in an epoch, over all devices; one pass over the data where not given.
+        num_workers: Reading processes per device.
+        prefetch: Batches that each worker makes ahead.
+        pin_memory: Use page-locked memory where training runs on a GPU.
+        val_root: Shards to compute the validation loss on; none where not given.
+        max_damaged: How many samples may be damaged before the run stops; more than 1 % stop it too.
+        seed: Seed of the order and of all crops; 0 where not given.
+        start_method: How workers are started; the platform's own way where not given. Object stores need `spawn`.
+
+    Raises:
+        ConfigError: If settings do not fit together.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 64,
+        unit: Unit = "plane",
+        query: str | None = None,
+        balance: Literal["none", "cycle"] = "none",
+        weights: dict[str, float] | None = None,
+        scales: dict[str, Scale | list[Scale]] | None = None,
+        default_scale: Scale = "full",
+        crops_per_image: int = 1,
+        samples_per_epoch: int | None = None,
+        num_workers: int = 2,
+        prefetch: int = 2,
+        pin_memory: bool = True,
+        val_root: str | None = None,
+        max_damaged: int = 100,
+        seed: int | None = None,
+        start_method: StartMethod | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(batch_size, crops_per_image, samples_per_epoch)
+        self.root = root
+        self.batch_size = batch_size
+        self.unit = unit
+        self.query = query
+        self.balance = balance
+        self.weights = weights
+        self.scales = Scales(scales, default_scale)
+        self.crops_per_image = crops_per_image
+        self.samples_per_epoch = samples_per_epoch
+        self.num_workers = num_workers
+        self.prefetch = prefetch
+        self.pin_memory = pin_memory
+        self.val_root = val_root
+        self.max_damaged = max_damaged
+        self.seed = seed or 0
+        self.start_method = start_method
+        self._opened: dict[str, tuple[ShardSet, Index]] = {}
+
+    def prepare_data(self) -> None:
+        """Build the indexes once per machine; the other processes find them in the cache."""
+        for root in filter(None, (self.root, self.val_root)):
+            self._open(root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what a stage reads, so that a missing folder or an empty query stops the run before it starts.
+
+        Args:
+            stage: `fit`, `validate`, `test`, `predict`, or None for all.
+
+        Raises:
+            DataError: If shards are missing or damaged, or nothing matches the query.
+            ConfigError: If weights or scales name studies that do not exist.
+        """
+        if stage in ("fit", None):
+            _, index = self._open(self.root)
+            self.scales.check_studies(index.studies)
+            study_quotas(index.sizes(self.unit), self.balance, self.weights)
+        if self.val_root is not None:
+            self._open(self.val_root)
+
+    def describe(self) -> str:
+        """Return one line about the training data: samples, images, studies, and how they are drawn."""
+        _, index = self._open(self.root)
+        sizes = index.sizes(self.unit)
+        drawn = "by weight" if self.weights else {"none": "each once", "cycle": "balanced over studies"}[self.balance]
+        epoch = self.samples_per_epoch or sum(study_quotas(sizes, self.balance, self.weights))
+        return (
+            f"{index.n_planes:,} planes of {index.n_images:,} images in {len(sizes)} studies ({self.root}), {drawn}; "
+            f"{epoch:,} {self.unit}s an epoch"
+        )
+
+    def train_dataloader(self, num_workers: int | None = None) -> StreamLoader:
+        """Return the training stream of this process.
+
+        Args:
+            num_workers: Reading processes, instead of the setting.
+        """
+        shards, index = self._open(self.root)
+        sizes = index.sizes(self.unit)
+        quotas = study_quotas(sizes, self.balance, self.weights)
+        stream = CropStream(
+            index,
+            shards.reader(),
+            StudyBalance(list(sizes.values()), quotas, seed=self.seed),
+            self.scales,
+            batch_size=self.batch_size,
+            unit=self.unit,
+            crops_per_image=self.crops_per_image,
+            samples_per_epoch=self.samples_per_epoch,
+            seed=self.seed,
+            **self._place(),
+        )
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set by a helper
+        return self._loader(stream, fixed_epoch=overfit, num_workers=num_workers)
+
+    def val_dataloader(self) -> StreamLoader | list[StreamLoader]:
+        """Return every sample of `val_root` exactly once, always with the same crops; nothing without a `val_root`."""
+        return [] if self.val_root is None else self._in_full(self.val_root)
+
+    def test_dataloader(self) -> StreamLoader:
+        """Return every sample of `val_root` exactly once.
+
+        Raises:
+            ConfigError: If there is no `val_root`.
+        """
+        if self.val_root is None:
+            raise ConfigError("data.val_root is not set; give the shards to test on.")
+        return self._in_full(self.val_root)
+
+    def _in_full(self, root: str) -> StreamLoader:
+        shards, index = self._open(root)
+        sizes = list(index.sizes(self.unit).values())
+        stream = CropStream(
+            index,
+            shards.reader(),
+            StudyBalance(sizes, sizes, seed=self.seed, shuffle=False),
+            self.scales,
+            batch_size=self.batch_size,
+            unit=self.unit,
+            seed=self.seed,
+            exact=True,
+            **self._place(),
+        )
+        return self._loader(stream, fixed_epoch=True)
+
+    def _loader(self, stream: CropStream, *, fixed_epoch: bool, num_workers: int | None = None) -> StreamLoader:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return StreamLoader(
+            stream,
+            num_workers=self.num_workers if num_workers is None else num_workers,
+            prefetch=self.prefetch,
+            pin_memory=self.pin_memory and on_gpu,
+            start_method=self.start_method,
+            max_damaged=self.max_damaged,
+            fixed_epoch=fixed_epoch,
+        )
+
+    def _place(self) -> dict[str, Any]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _open(self, root: str) -> tuple[ShardSet, Index]:
+        if root not in self._opened:
+            shards = ShardSet(resolve_root(root))
+            self._opened[root] = (shards, open_index(shards, self.query))
+        return self._opened[root]

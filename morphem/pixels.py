@@ -1,0 +1,131 @@
+"""Pixels that a user hands in: checked, and made into a batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from morphem.data.schema import resolve_channel
+from morphem.errors import ChannelError, DataError
+from morphem.rng import mix
+from morphem.types import ChannelBatch
+
+Planes = NDArray[np.uint8] | Tensor
+
+
+def crop_seed(key: str, box: tuple[int, int, int, int]) -> int:
+    """Return the seed of all noise in the embedding of a crop: a function of its image's key and its place alone.
+
+    Args:
+        key: The image's key.
+        box: y, x, height and width in pixels.
+    """
+    return mix("embed", key, *box)
+
+
+def split_images(planes: Planes | Sequence[Planes]) -> list[Tensor]:
+    """Split what `embed` was given into images, each (C, H, W), uint8.
+
+    Args:
+        planes: One image (C, H, W), images (N, C, H, W), or a list of images (C, H, W).
+
+    Raises:
+        DataError: If the pixels are not 8-bit, there are none, or an image has another number of axes.
+    """
+    arrays = list(planes) if isinstance(planes, list | tuple) else [planes]
+    images: list[Tensor] = []
+    for array in arrays:
+        tensor = torch.as_tensor(array)
+        if tensor.dtype != torch.uint8:
+            raise DataError(not_8_bit(str(tensor.dtype)))
+        if tensor.ndim == 4 and len(arrays) == 1:
+            images.extend(tensor)
+        elif tensor.ndim == 3:
+            images.append(tensor)
+        else:
+            raise DataError(
+                f"an image has the axes (channel, height, width), not {tuple(tensor.shape)}; "
+                "give (C, H, W), (N, C, H, W), or a list of (C, H, W)."
+            )
+    if not images or not all(image.numel() for image in images):
+        raise DataError("there is no pixel to embed; give at least one image that is not empty.")
+    return images
+
+
+def not_8_bit(dtype: str) -> str:
+    """Return the sentence for pixels of another type than uint8."""
+    return (
+        f"the encoder expects 8-bit pixels (uint8), not {dtype.removeprefix('torch.')}; scale them to 0 to 255 first, "
+        "plane by plane (`morphem ingest` clips at the 0.1 and 99.9 percentiles)."
+    )
+
+
+def resolve_channels(channels: Sequence[str], images: Sequence[Tensor]) -> list[str]:
+    """Return the canonical names of channels.
+
+    Args:
+        channels: Names or aliases.
+        images: Images that shall have these channels, each (C, H, W).
+
+    Raises:
+        ChannelError: If a name is unknown or repeated, or an image has another number of planes.
+    """
+    if isinstance(channels, str):
+        raise ChannelError(f"channels must be a list of names, not the one string '{channels}'.")
+    names = [resolve_channel(channel) for channel in channels]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ChannelError(
+            f"channel {', '.join(repr(name) for name in repeated)} is named more than once (after aliases) in "
+            f"{list(channels)}; every plane of a call needs a name of its own."
+        )
+    wrong = next((image for image in images if len(image) != len(names)), None)
+    if wrong is not None:
+        raise ChannelError(f"{len(names)} channels ({', '.join(names)}) are named for an image of {len(wrong)} planes.")
+    return names
+
+
+def image_batch(images: Sequence[Tensor], names: Sequence[str], keys: Sequence[str]) -> ChannelBatch:
+    """Collate images (C, H, W) of the same channels into a ragged batch.
+
+    Args:
+        images: N images, uint8.
+        names: Their C channel types.
+        keys: N names, which seed the noise of each image.
+    """
+    boxes = [(0, 0, int(image.shape[1]), int(image.shape[2])) for image in images]
+    return ChannelBatch.from_planes(
+        [list(image) for image in images],
+        [names] * len(images),
+        keys=keys,
+        seeds=[crop_seed(key, box) for key, box in zip(keys, boxes, strict=True)],
+        boxes=boxes,
+    )
+
+
+def select_images(batch: ChannelBatch, images: Tensor, planes: Tensor, size: Sequence[int]) -> ChannelBatch:
+    """Return some images of a ragged batch as a dense one.
+
+    Args:
+        batch: Ragged.
+        images: Which images, (N',), int64.
+        planes: Their planes, (P',), int64.
+        size: Height and width of every one of these planes in pixels.
+    """
+    height, width = size
+    pixels = torch.arange(height * width, device=batch.planes.device)
+    gathered = batch.planes[batch.starts()[planes][:, None] + pixels]  # (P', H * W)
+    counts = batch.offsets.diff()[images]
+    chosen = images.tolist()
+    return ChannelBatch(
+        planes=gathered.reshape(-1, 1, height, width),
+        sizes=batch.sizes[planes],
+        offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        channel_types=tuple(batch.channel_types[i] for i in planes.tolist()),
+        keys=tuple(batch.keys[i] for i in chosen),
+        seeds=batch.seeds[images],
+        boxes=batch.boxes[images],
+        rows=batch.rows[images],
+    )

@@ -1,0 +1,110 @@
+import copy
+
+import pytest
+import torch
+
+from morphem.backbones.vit import VisionTransformer
+from morphem.errors import ConfigError, DataError
+from morphem.spec import from_spec, to_spec
+from tests.references import dino_positions
+
+
+@pytest.fixture(scope="module")
+def small() -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer("vit_tiny_patch16_224", embed_dim=24, depth=2, n_heads=3).eval()
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (8, 5), (7, 28), (14, 7), (16, 16), (24, 24)])
+def test_positions_are_resampled_as_dino_does(small: VisionTransformer, grid: tuple[int, int]) -> None:
+    table = small.network.pos_embed.detach()
+    expected = dino_positions.resampled(table, 14, grid)
+    torch.testing.assert_close(small.positions(grid).detach(), expected, atol=1e-6, rtol=0)
+
+
+def test_positions_of_the_trained_square_are_left_alone(small: VisionTransformer) -> None:
+    assert small.positions((14, 14)) is small.network.pos_embed
+
+
+def test_a_rectangle_with_as_many_patches_is_resampled_all_the_same(small: VisionTransformer) -> None:
+    assert not torch.equal(small.positions((7, 28)), small.network.pos_embed)
+
+
+def test_gradients_reach_the_position_table_through_the_resampling(small: VisionTransformer) -> None:
+    network = copy.deepcopy(small)
+    network(torch.randn(1, 1, 96, 96)).sum().backward()
+    assert network.network.pos_embed.grad.abs().sum() > 0
+
+
+def test_positions_seen_first_in_inference_mode_can_be_trained_afterwards() -> None:
+    network = VisionTransformer.tiny()
+    with torch.inference_mode():
+        network(torch.zeros(1, 1, 40, 24))
+    network(torch.zeros(1, 1, 40, 24)).sum().backward()
+
+
+def test_the_output_is_the_class_token_after_the_last_norm(small: VisionTransformer) -> None:
+    planes = torch.randn(2, 1, 32, 48)
+    tokens = small.tokens(planes)
+    assert tokens.shape == (2, 1 + 2 * 3, 24)
+    assert torch.equal(small(planes), tokens[:, 0])
+
+
+def test_at_the_trained_size_the_numbers_are_those_of_timm(small: VisionTransformer) -> None:
+    planes = torch.randn(2, 1, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(small(planes), small.network(planes), atol=1e-5, rtol=0)
+
+
+def test_the_class_token_starts_with_a_standard_deviation_of_a_fiftieth() -> None:
+    torch.manual_seed(0)
+    deviation = VisionTransformer("vit_tiny_patch16_224", depth=1).network.cls_token.std()
+    assert 0.015 < deviation < 0.025
+
+
+def test_drop_path_rises_to_the_rate_that_was_asked_for() -> None:
+    network = VisionTransformer("vit_tiny_patch16_224", drop_path_rate=0.2, depth=3)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in network.network.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_sides_that_patches_do_not_divide_are_refused_with_the_size(small: VisionTransformer) -> None:
+    with pytest.raises(DataError, match=r"100 x 96 pixels do not divide into patches of 16 x 16"):
+        small(torch.zeros(1, 1, 100, 96))
+
+
+def test_an_unknown_network_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'vit_small_patch16_224'"):
+        VisionTransformer("vit_smal_patch16_224")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit2", "vit_medium_patch16_gap_256"])
+def test_a_network_without_a_class_token_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        VisionTransformer(name)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match="num_heads"):
+        VisionTransformer("vit_tiny_patch16_224", embed_dim=24, n_heads=5)
+
+
+def test_a_drop_path_rate_of_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="drop_path_rate"):
+        VisionTransformer(drop_path_rate=1.0)
+
+
+def test_the_test_network_of_timm_works() -> None:
+    assert VisionTransformer("test_vit")(torch.zeros(1, 1, 32, 32)).shape == (1, 64)
+
+
+def test_a_backbone_is_built_again_from_its_spec(small: VisionTransformer) -> None:
+    again = from_spec(to_spec(small))
+    assert [(k, v.shape) for k, v in again.state_dict().items()] == [
+        (k, v.shape) for k, v in small.state_dict().items()
+    ]
+
+
+def test_a_deep_copy_shares_no_weight(small: VisionTransformer) -> None:
+    theirs = {tensor.data_ptr() for tensor in copy.deepcopy(small).state_dict().values()}
+    assert not theirs & {tensor.data_ptr() for tensor in small.state_dict().values()}
