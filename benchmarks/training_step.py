@@ -232,8 +232,8 @@ def main() -> None:
     print(f"{'images per second':<28}{speed:>12.1f}")
     print(f"{'seconds per step':<28}{free / options.steps:>12.4f}")
     print(f"{'GFLOPs per image':<28}{size.flops() / 1e9:>12.1f}")
-    print(f"{'TFLOP/s':<28}{rate / 1e12:>12.2f}")
-    print(f"{'share of a matrix product':<28}{rate / peak:>12.1%}  ({peak / 1e12:.1f} TFLOP/s measured)")
+    print(f"{'TFLOP/s':<28}{rate / 1e12:>12.3f}")
+    print(f"{'share of a matrix product':<28}{rate / peak:>12.1%}  ({peak / 1e12:.3g} TFLOP/s measured)")
     if options.peak_tflops:
         print(f"{'share of the peak (MFU)':<28}{rate / 1e12 / options.peak_tflops:>12.1%}")
     total = sum(clock.seconds.values())

@@ -1,7 +1,8 @@
 """An encoder over the images of a shard set: batches of bounded size in, tables of features out."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from morphem import features
 from morphem.data.plan import CropPlan, CropReader, CropRule, Ints, Unit
 from morphem.data.shards import ShardSet
-from morphem.encoder import Encoder, check_combine, table_columns
+from morphem.encoder import Encoder, check_combine, evaluating, table_columns
 from morphem.errors import ConfigError, DataError
 from morphem.features import Combine, FeatureTable
 from morphem.types import ChannelBatch
@@ -23,6 +24,7 @@ from morphem.types import ChannelBatch
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _TILE_SIZE_PX = 224
+_CPU_PIXELS = 4 * 224 * 224  # that one thread embeds at once: the tokens of a ViT-S then fit the cache of a core
 _READ_BATCHES = 16  # crops of one image that are held at once, in batches
 
 
@@ -179,9 +181,9 @@ class Extraction:
         rows: list[torch.Tensor] = [torch.zeros(0, dtype=torch.int64)]
         panels: list[list[str]] = []
         done = 0
-        with self._autocast():
+        with evaluating(self.encoder), self._network() as network:
             for batch in self._batches(images):
-                outputs.append(self.encoder.features(batch.to(self.device, non_blocking=True)))
+                outputs.append(network(batch.to(self.device, non_blocking=True)))
                 rows.append(batch.rows)
                 bounds = batch.offsets.tolist()
                 panels += [list(batch.channel_types[a:b]) for a, b in pairwise(bounds)]
@@ -192,9 +194,35 @@ class Extraction:
         bar.update(len(images) - done)
         return torch.cat(outputs).cpu().numpy(), torch.cat(rows).numpy(), panels
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def _features(self, batch: ChannelBatch) -> torch.Tensor:
         dtype = PRECISIONS[self.settings.precision]
-        return torch.autocast(self.device.type, dtype=dtype) if dtype is not None else nullcontext()
+        with torch.autocast(self.device.type, dtype=dtype) if dtype is not None else nullcontext():
+            return self.encoder.features(batch)
+
+    @contextmanager
+    def _network(self) -> Iterator[Callable[[ChannelBatch], torch.Tensor]]:
+        """Yield what embeds a batch.
+
+        On a CPU a few planes at a time stay in the cache, and one thread for each such group scales better than all
+        threads on one matrix after the other.
+        """
+        if self.device.type != "cpu":
+            yield self._features
+            return
+        n_threads, n_planes = torch.get_num_threads(), self._cpu_planes()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield lambda batch: torch.cat(list(pool.map(self._features, split_crops(batch, n_planes))))
+        finally:
+            torch.set_num_threads(n_threads)
+
+    def _cpu_planes(self) -> int:
+        """Planes that one thread embeds at once."""
+        side = self.encoder.input_size_px
+        crop = self.plan.rule.tile_size_px or self.plan.rule.crop_size_px
+        area = (side or crop or int(max(self.plan.heights.max(), self.plan.widths.max()))) ** 2
+        return max(1, min(self.batch_size, _CPU_PIXELS // area))
 
     def _batches(self, images: Sequence[int]) -> Iterator[ChannelBatch]:
         groups = list(self.plan.pieces(images, self.batch_size, self.batch_size * _READ_BATCHES))

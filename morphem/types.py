@@ -4,9 +4,9 @@ N images (or crops, or views of them), P channel planes, C channels of one image
 D embedding, K prototypes. Coordinates are pixels; a box is (y, x, height, width); a cell is (x, y).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -58,24 +58,26 @@ class ChannelBatch(NamedTuple):
     def image_of_plane(self) -> Tensor:
         """Index of the image that each plane belongs to, (P,), int64."""
         counts = self.offsets.diff()
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=self.n_planes)
+        images = torch.arange(len(counts), device=counts.device)
+        return torch.repeat_interleave(images, counts, output_size=self.n_planes)
 
     def starts(self) -> Tensor:
         """Index of the first pixel of each plane in the ragged form, (P,), int64."""
         areas = self.sizes.prod(1)
         return areas.cumsum(0) - areas
 
-    def to(self, *args: object, **kwargs: object) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move all tensors; arguments as `torch.Tensor.to` takes them (Lightning calls this to move a batch)."""
-        return self._replace(**{
-            name: value.to(*args, **kwargs) for name, value in self._asdict().items() if isinstance(value, Tensor)
-        })
+        return self._with_tensors(lambda tensor: tensor.to(*args, **kwargs))
 
     def pin_memory(self) -> Self:
         """Copy all tensors to page-locked memory (the data loader calls this where pinning is on)."""
-        return self._replace(**{
-            name: value.pin_memory() for name, value in self._asdict().items() if isinstance(value, Tensor)
-        })
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+        fields: dict[str, Any] = self._asdict()
+        moved: dict[str, Any] = {name: change(value) for name, value in fields.items() if isinstance(value, Tensor)}
+        return self._replace(**moved)
 
     @classmethod
     def cat(cls, batches: "Sequence[ChannelBatch]") -> "ChannelBatch":

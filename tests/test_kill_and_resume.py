@@ -29,7 +29,7 @@ def _wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> N
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
         steps = [int(path.stem.removeprefix("step")) for path in folder.glob("step*.ckpt")]
-        if steps and max(steps) >= step:
+        if steps and max(steps) >= step and (folder / "last.ckpt").exists():
             return
         time.sleep(0.01)
     output = process.communicate()[0] if process.poll() is not None else ""

@@ -13,7 +13,7 @@ COMMANDS = {
     "fit": ("morphem.cli.fit", "train an encoder: morphem fit --config dino_boc.yaml --data.root shards/"),
     "validate": (
         "morphem.cli.fit",
-        "run the probes and the loss of a checkpoint: morphem validate --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt",
+        "loss and probes of a checkpoint: morphem validate --config RUN/config.yaml --ckpt_path last.ckpt",
     ),
     "test": ("morphem.cli.fit", "as validate, on the test shards"),
     "predict": ("morphem.cli.fit", "embeddings through the trainer, batch by batch; most users want embed"),
@@ -102,7 +102,8 @@ def explain(fault: BaseException) -> str | None:
         if isinstance(seen, MorphemError):
             return _without_traceback(str(seen))
         if isinstance(seen, OSError) and seen.errno == errno.ENOSPC:
-            return f"No space left on the device{f' for {seen.filename}' if seen.filename else ''}; free some and run again."
+            place = f" for {seen.filename}" if seen.filename else ""
+            return f"No space left on the device{place}; free some and run again."
         if isinstance(seen, PermissionError | IsADirectoryError | NotADirectoryError) and seen.filename:
             return f"{seen.filename}: {seen.strerror}."
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)

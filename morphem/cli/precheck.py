@@ -134,7 +134,7 @@ def _rewrite(argv: list[str]) -> list[str]:
             out += ["--config", str(read_config(next(waiting, "")).path)]
         elif key == "--config" and has_value:
             out.append(f"--config={read_config(value).path}")
-        elif key.startswith("--") and not key.startswith("--print_config") and not key.endswith(".help"):
+        elif key.startswith("--") and not key.startswith("--print_config") and not key.endswith("help"):
             if not has_value:
                 value = next(waiting, "")
             slot = key[2:].removesuffix(".class_path").split(".")[-1]
@@ -152,6 +152,8 @@ def _check_top(command: str, values: dict[str, Any], place: _Place, known: dict[
                 place.below(key), f"unknown key '{key}'", allowed=", ".join(sorted(allowed)), near=nearest(key, allowed)
             )
         here = place.below(key)
+        if key == "seed_everything" and (isinstance(value, bool) or not isinstance(value, int)):
+            raise complain(here, "seed_everything seeds all that is random", value=value, allowed="a whole number")
         if key == "trainer" and value is not None:
             _check_mapping(value, TRAINER, here)
         elif key in {"model", "data"} and value is not None:

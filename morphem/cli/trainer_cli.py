@@ -3,10 +3,10 @@
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, set_loader  # type: ignore[attr-defined]
 import lightning.pytorch as L
 import torch
 import yaml
+from jsonargparse import ActionConfigFile, set_loader  # type: ignore[attr-defined]
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import morphem.callbacks  # noqa: F401  (its classes can then be named without a path)

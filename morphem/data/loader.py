@@ -163,6 +163,11 @@ class StreamLoader:
         """This object: before each epoch Lightning calls `loader.sampler.set_epoch(epoch)`."""
         return self
 
+    @property
+    def batch_sampler(self) -> None:
+        """Nothing; Lightning asks every loader that has a `sampler`."""
+        return None
+
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; nothing happens if the loader is in that epoch already.
 
@@ -186,6 +191,14 @@ class StreamLoader:
         for reading in self._readings:
             self._position.next_step += 1
             yield self.damage.add(reading)
+
+    def close(self) -> None:
+        """Stop the workers; the next iteration starts new ones."""
+        # DataLoader has no public way. Left to Python, workers stop when the loader is collected, which a trainer's
+        # circles of references put off until a collection that may run in a process forked meanwhile, and hang there.
+        iterator, self._readings._iterator = self._readings._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, int]:
         """Return the position, and what it was counted in, as plain integers."""

@@ -21,8 +21,8 @@ class ShardData(L.LightningDataModule):
     """Crops from a folder of shards.
 
     Args:
-        root: Folder of shards, an address of an object store (s3://, gs://, https://), or `sample://train` for the
-            sample that is generated on first use.
+        root: Shards to train on or to predict: a folder, an address of an object store (s3://, gs://, https://), or
+            `sample://train` for the sample that is generated on first use.
         batch_size: Crops per device and step.
         unit: `plane`: each channel plane is a sample of its own, as in the published bag-of-channels training.
             `image`: the planes of an image stay together and share a crop.
@@ -49,7 +49,7 @@ class ShardData(L.LightningDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         batch_size: int = 64,
         unit: Unit = "plane",
         query: str | None = None,
@@ -86,6 +86,7 @@ class ShardData(L.LightningDataModule):
         self.seed = seed or 0
         self.start_method = start_method
         self._opened: dict[str, tuple[ShardSet, Index]] = {}
+        self._loaders: list[StreamLoader] = []
 
     def prepare_data(self) -> None:
         """Build the indexes once per machine; the other processes find them in the cache."""
@@ -100,18 +101,37 @@ class ShardData(L.LightningDataModule):
 
         Raises:
             DataError: If shards are missing or damaged, or nothing matches the query.
-            ConfigError: If weights or scales name studies that do not exist.
+            ConfigError: If the root of the stage is not set, or weights or scales name studies that do not exist.
         """
-        if stage in ("fit", None):
-            _, index = self._open(self.root)
+        if stage in ("validate", "test") and self.val_root is None:
+            raise ConfigError("data.val_root is not set; give the shards to score, for example --data.val_root shards/.")
+        if stage in ("fit", "predict", None):
+            _, index = self._open(self._train_root())
             self.scales.check_studies(index.studies)
             study_quotas(index.sizes(self.unit), self.balance, self.weights)
         if self.val_root is not None:
             self._open(self.val_root)
 
+    def _train_root(self) -> str:
+        if self.root is None:
+            raise ConfigError(
+                "data.root is not set; give a folder of shards with --data.root shards/ (morphem ingest makes one), "
+                "or add --config sample.yaml to train on the built-in sample."
+            )
+        return self.root
+
+    def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002
+        """Stop the workers of all loaders.
+
+        Args:
+            stage: What ended; all stages share their workers.
+        """
+        while self._loaders:
+            self._loaders.pop().close()
+
     def describe(self) -> str:
         """Return one line about the training data: samples, images, studies, and how they are drawn."""
-        _, index = self._open(self.root)
+        _, index = self._open(self._train_root())
         sizes = index.sizes(self.unit)
         drawn = "by weight" if self.weights else {"none": "each once", "cycle": "balanced over studies"}[self.balance]
         epoch = self.samples_per_epoch or sum(study_quotas(sizes, self.balance, self.weights))
@@ -126,7 +146,7 @@ class ShardData(L.LightningDataModule):
         Args:
             num_workers: Reading processes, instead of the setting.
         """
-        shards, index = self._open(self.root)
+        shards, index = self._open(self._train_root())
         sizes = index.sizes(self.unit)
         quotas = study_quotas(sizes, self.balance, self.weights)
         stream = CropStream(
@@ -141,7 +161,7 @@ class ShardData(L.LightningDataModule):
             seed=self.seed,
             **self._place(),
         )
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set by a helper
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader(stream, fixed_epoch=overfit, num_workers=num_workers)
 
     def val_dataloader(self) -> StreamLoader | list[StreamLoader]:
@@ -157,6 +177,10 @@ class ShardData(L.LightningDataModule):
         if self.val_root is None:
             raise ConfigError("data.val_root is not set; give the shards to test on.")
         return self._in_full(self.val_root)
+
+    def predict_dataloader(self) -> StreamLoader:
+        """Return every sample of `root` exactly once, in the order of the shards."""
+        return self._in_full(self._train_root())
 
     def _in_full(self, root: str) -> StreamLoader:
         shards, index = self._open(root)
@@ -176,7 +200,7 @@ class ShardData(L.LightningDataModule):
 
     def _loader(self, stream: CropStream, *, fixed_epoch: bool, num_workers: int | None = None) -> StreamLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return StreamLoader(
+        loader = StreamLoader(
             stream,
             num_workers=self.num_workers if num_workers is None else num_workers,
             prefetch=self.prefetch,
@@ -185,6 +209,8 @@ class ShardData(L.LightningDataModule):
             max_damaged=self.max_damaged,
             fixed_epoch=fixed_epoch,
         )
+        self._loaders.append(loader)
+        return loader
 
     def _place(self) -> dict[str, Any]:
         if self.trainer is None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +44,13 @@ def test_a_signal_leaves_a_checkpoint_that_resumes_bit_for_bit(
     torch.manual_seed(0)
     stop = GracefulStop(str(tmp_path / "saved"))
     with pytest.raises(SystemExit) as left:
-        fit(
-            tiny_dino(drop_path_rate=0.3), SignalAt(batch, number), stop, folder=tmp_path, data=_data(), max_epochs=2
-        )
+        fit(tiny_dino(drop_path_rate=0.3), SignalAt(batch, number), stop, folder=tmp_path, data=_data(), max_epochs=2)
     assert left.value.code == 130
     assert stop.stopped
     assert stop.path == tmp_path / "saved" / "interrupted.ckpt"
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["interrupted.ckpt"]
-    assert f"Stopped after step {batch}. To go on, repeat the command with --ckpt_path {stop.path}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Stopped after step {batch}. To go on, repeat the command with --ckpt_path {stop.path}" in printed
     resumed = tiny_dino(drop_path_rate=0.3)
     trainer = fit(resumed, folder=tmp_path, data=_data(), max_epochs=2, ckpt_path=stop.path)
     assert trainer.global_step == 6
@@ -101,16 +99,9 @@ def test_a_run_without_signal_is_not_stopped(tmp_path: Path) -> None:
 def test_the_checkpoint_lies_with_the_others(tmp_path: Path) -> None:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    with warnings.catch_warnings(), pytest.raises(SystemExit):
-        warnings.simplefilter("ignore")
-        fit(
-            tiny_dino(),
-            SignalAt(1),
-            stop := GracefulStop(),
-            ModelCheckpoint(tmp_path / "others"),
-            folder=tmp_path,
-            enable_checkpointing=True,
-        )
+    stop, others = GracefulStop(), ModelCheckpoint(tmp_path / "others")
+    with pytest.raises(SystemExit):
+        fit(tiny_dino(), SignalAt(1), stop, others, folder=tmp_path, enable_checkpointing=True)
     assert stop.path == tmp_path / "others" / "interrupted.ckpt"
 
 

@@ -86,16 +86,35 @@ def test_the_score_is_that_of_the_features_that_embed_gives(tmp_path: Path, shar
     assert probe.evaluate(table) == probe.latest
 
 
-def test_metrics_are_the_known_ones(tmp_path: Path, shards: str) -> None:
-    table = extract(tiny_dino().encoder, shards, unit="image")
+def test_every_score_looks_at_the_weights_of_its_step(tmp_path: Path, shards: str) -> None:
+    class Keeping(LinearProbe):
+        seen: list[Any] = []  # noqa: RUF012
 
+        def evaluate(self, table: Any) -> float:
+            self.seen.append((table, extract(self.method.exported_encoder(), shards, unit="image")))
+            return super().evaluate(table)
+
+        def score(self, trainer: L.Trainer, pl_module: Any) -> float:
+            self.method = pl_module
+            return super().score(trainer, pl_module)
+
+    fit(tiny_dino(), Keeping(shards, "texture", unit="image"), folder=tmp_path, max_epochs=2)
+    assert len(Keeping.seen) == 3
+    for table, expected in Keeping.seen:
+        assert (table.values == expected.values).all()
+        assert table.provenance == expected.provenance
+    assert (Keeping.seen[0][0].values != Keeping.seen[2][0].values).any()
+
+
+def test_metrics_are_the_known_ones(tmp_path: Path) -> None:
     class Wrong(LinearProbe):
         def predict(self, train: Any, classes: Any, test: Any, n_classes: int) -> Any:
             return np.zeros(len(test), np.int64)
 
     uneven = write_labelled(tmp_path / "uneven", n_wells=9)
     table = extract(tiny_dino().encoder, uneven, unit="image")
-    scores = {m: Wrong(uneven, "texture", metric=m).evaluate(table) for m in ("accuracy", "balanced_accuracy", "macro_f1")}
+    names: tuple[Any, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
+    scores = {name: Wrong(uneven, "texture", metric=name).evaluate(table) for name in names}
     # Tested on 2 wells of 5 and 1 of 4: always saying 'coarse' is right 4 times of 6
     truth, said = [0] * 4 + [1] * 2, [0] * 6
     assert scores["accuracy"] == pytest.approx(4 / 6)
@@ -115,21 +134,19 @@ def test_training_does_not_notice_a_probe(tmp_path: Path, shards: str, cls: type
 
 
 @pytest.mark.parametrize("cls", PROBES)
-def test_scoring_neither_uses_nor_disturbs_global_random_numbers(
-    tmp_path: Path, shards: str, cls: type[Probe]
-) -> None:
+def test_scoring_neither_uses_nor_disturbs_global_random_numbers(tmp_path: Path, shards: str, cls: type[Probe]) -> None:
     method, probe = tiny_dino(drop_path_rate=0.5), cls(shards, "texture", unit="image", num_workers=0)
     trainer = fit(method, folder=tmp_path)
     scores = []
     for seed in range(2):
         trainer = fit(method, folder=tmp_path, max_steps=1)  # another trainer, so that features are computed again
         torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)
         random.seed(seed)
-        before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+        before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
         scores.append(probe.score(trainer, method))
         assert torch.equal(before[0], torch.get_rng_state())
-        assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+        assert (before[1] == np.random.get_state()[1]).all()
         assert before[2] == random.getstate()
         assert method.encoder.training
     table = extract(method.exported_encoder(), shards, unit="image")
@@ -182,7 +199,7 @@ def test_a_class_of_a_single_well_is_left_out_and_counted(tmp_path: Path) -> Non
 
 def test_data_without_any_label_are_refused(tmp_path: Path) -> None:
     root = write_labelled(tmp_path, labels=dict.fromkeys(range(12)))
-    with pytest.raises(DataError, match="all 12 rows .* lack the label 'texture'"):
+    with pytest.raises(DataError, match=r"all 12 rows .* lack the label 'texture'"):
         LinearProbe(root, "texture").evaluate(extract(tiny_dino().encoder, root, unit="image"))
 
 

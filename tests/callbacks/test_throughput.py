@@ -77,9 +77,8 @@ def test_other_callbacks_and_validation_count_as_no_waiting(tmp_path: Path) -> N
     throughput = Throughput(every_n_steps=4, n_skipped=1)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Training waits")
-        trainer = fit(
-            tiny_dino(), throughput, Dawdling(), folder=tmp_path, n_batches=10, limit_val_batches=1, val_check_interval=3
-        )
+        schedule = {"n_batches": 10, "limit_val_batches": 1, "val_check_interval": 3}
+        trainer = fit(tiny_dino(), throughput, Dawdling(), folder=tmp_path, **schedule)
     assert float(trainer.callback_metrics["throughput/data_wait"]) < 0.2
 
 

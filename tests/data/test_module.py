@@ -16,7 +16,8 @@ from tests.data.streams import N_IMAGES, N_PLANES, Seen, seen, write_studies
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*worker processes in total"),
-    pytest.mark.filterwarnings("ignore:.*bottleneck|.*logging interval|.*Checkpoint directory"),
+    pytest.mark.filterwarnings("ignore:.*dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:You requested to overfit"),
 ]
 STEPS = 6  # 24 planes in batches of 4
 

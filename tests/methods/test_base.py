@@ -64,6 +64,26 @@ def test_stop_and_resume_gives_the_same_weights_bit_for_bit(
     assert [key for key, value in whole.state_dict().items() if not torch.equal(value, theirs[key])] == []
 
 
+class _Asking(DINO):
+    """Asks for the length of the run where Lightning then forgets the state of the loader."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        assert self.trainer.estimated_stepping_batches == 6
+        return super().configure_optimizers()
+
+
+def test_a_method_that_asks_for_the_length_of_the_run_early_resumes_exactly(tmp_path: Path, sample_cache: Path) -> None:
+    path, states = tmp_path / "middle.ckpt", []
+    for callbacks, resume in (([SaveAt(2, path)], None), ([], path)):
+        torch.manual_seed(0)
+        method = _Asking.tiny()
+        data = ShardData("sample://tiny", 20, num_workers=0)
+        trainer = fit(method, *callbacks, folder=tmp_path, data=data, max_epochs=2, ckpt_path=resume)
+        assert trainer.global_step == 6
+        states.append(method.state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
 def test_another_seed_trains_other_weights(tmp_path: Path) -> None:
     first, second = (_seeded(drop_path_rate=0.5, seed=seed) for seed in (0, 1))
     for method in (first, second):
@@ -143,7 +163,8 @@ def test_a_checkpoint_is_plain_data_and_rebuilds_the_exported_encoder(tmp_path: 
     again = from_spec(about["spec"])
     prefix = about["exported"]
     encoder = again.exported_encoder()
-    encoder.load_state_dict({k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)})
+    weights = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    encoder.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()})
     assert torch.equal(encoder.features(tiny_batch()), method.teacher_encoder.features(tiny_batch()))
 
 
@@ -177,5 +198,3 @@ def test_views_are_made_in_float32_under_autocast() -> None:
     for mine, plain in zip(views, method.make_views(batch), strict=True):
         assert torch.equal(mine.planes, plain.planes)
         assert mine.planes.dtype == torch.float32
-
-

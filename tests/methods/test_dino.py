@@ -100,12 +100,12 @@ def test_teacher_moves_only_after_an_optimizer_step(tmp_path: Path, accumulate: 
 
 
 def test_the_teacher_is_the_moving_average_of_the_student(tmp_path: Path) -> None:
-    watch = Watch("teacher_encoder", "encoder")
-    method = tiny_dino(teacher_momentum=0.9, teacher_momentum_end=0.5)
+    watch = Watch("teacher_", "encoder", "head")
+    method = tiny_dino(teacher_momentum=0.9, teacher_momentum_end=0.5, freeze_last_layer_epochs=0)
     fit(method, watch, folder=tmp_path, n_batches=4)
     for step, (before, after) in enumerate(zip(watch.seen, watch.seen[1:], strict=False)):
         momentum = method.momentum_at(step)
-        for key in (key for key in after if key.startswith("encoder")):
+        for key in (key for key in after if not key.startswith("teacher_")):
             expected = momentum * before[f"teacher_{key}"] + (1 - momentum) * after[key]
             torch.testing.assert_close(after[f"teacher_{key}"], expected)
 
@@ -153,23 +153,22 @@ def test_the_last_layer_stands_still_in_the_first_epoch(tmp_path: Path) -> None:
 
 def test_gradients_are_clipped_per_tensor_in_a_run(tmp_path: Path) -> None:
     class Norms(L.Callback):
-        largest = 0.0
+        norms: tuple[float, ...] = ()
 
         def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            norms = [float(p.grad.norm()) for p in pl_module.parameters() if p.grad is not None]
-            self.largest = max([self.largest, *norms])
+            self.norms += tuple(float(p.grad.norm()) for p in pl_module.parameters() if p.grad is not None)
 
     clipped, free = Norms(), Norms()
     fit(_seeded(clip_per_tensor=1e-3), clipped, folder=tmp_path, max_epochs=2)
     fit(_seeded(clip_per_tensor=None), free, folder=tmp_path, max_epochs=2)
-    assert 0 < clipped.largest <= 1e-3 * (1 + 1e-5)
-    assert free.largest > 1e-2
+    assert max(clipped.norms) <= 1e-3 * (1 + 1e-5)
+    assert max(free.norms) > 1e-2
+    # Of the norm over all tensors not even two could be at the limit
+    assert sum(norm > 0.99e-3 for norm in clipped.norms) > len(clipped.norms) / 2
 
 
 def test_the_teachers_temperature_is_warmed_up_per_step(tmp_path: Path) -> None:
-    method = tiny_dino(
-        teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_warmup_epochs=2
-    )
+    method = tiny_dino(teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_warmup_epochs=2)
     fit(method, folder=tmp_path, n_batches=2, max_epochs=3)
     assert [method.temperature_at(step) for step in range(5)] == pytest.approx([0.04, 0.05, 0.06, 0.07, 0.07])
     assert tiny_dino().temperature_at(0) == 0.04
@@ -230,7 +229,8 @@ def test_settings_out_of_range_are_refused_by_name(changes: dict[str, Any], name
 
 
 def _with_views(*recipes: ViewRecipe) -> DINO:
-    return DINO(Encoder(BagOfChannels.tiny(), SelfNormalize(), input_size_px=32), MultiCrop(list(recipes)), n_prototypes=8)
+    encoder = Encoder(BagOfChannels.tiny(), SelfNormalize(), input_size_px=32)
+    return DINO(encoder, MultiCrop(list(recipes)), n_prototypes=8)
 
 
 def test_a_single_view_is_refused() -> None:

@@ -73,17 +73,19 @@ def main(n_processes: int, folder: Path, shards: str, signal_to: int) -> None:
     losses = Losses()
     probes = [probe(shards, "texture", unit="image") for probe in (LinearProbe, KNNProbe)]
     summary = RunSummary(shards, EmbedSettings(unit="image"))
+    watching = [Health(every_n_steps=2), Throughput(every_n_steps=2), GracefulStop(), SignalTo(signal_to)]
+    strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=False)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=n_processes,
-        strategy=DDPStrategy(process_group_backend="gloo", find_unused_parameters=False) if n_processes > 1 else "auto",
+        strategy=strategy if n_processes > 1 else "auto",
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=str(folder),
-        callbacks=[losses, *probes, Health(every_n_steps=2), Throughput(every_n_steps=2), GracefulStop(), SignalTo(signal_to), summary],
+        callbacks=[losses, *probes, *watching, summary],
     )
     trainer.fit(method, datamodule=Shares())
     scores = [(probe.before, probe.latest) for probe in probes]

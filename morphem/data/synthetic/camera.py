@@ -84,7 +84,8 @@ def expose(light: Plane, optics: Optics, rng: np.random.Generator) -> Plane:
     # Shot noise as a normal number of the right variance: its stream does not depend on the light, so rounding on
     # another machine cannot shift all noise that follows.
     noise = rng.standard_normal(shape) * np.sqrt(electrons + optics.read_noise**2)
-    return np.clip(electrons + noise, 0.0, None)
+    recorded: Plane = np.clip(electrons + noise, 0.0, None)
+    return recorded
 
 
 def _debris(optics: Optics, shape: tuple[int, ...], rng: np.random.Generator) -> Plane:
@@ -104,9 +105,10 @@ def _out_of_focus(image: Plane) -> Plane:
     rows, columns = (np.clip((np.arange(n) - 1.5) / 4, 0, m - 1) for n, m in zip(image.shape, small.shape, strict=True))
     r, c = (np.minimum(p.astype(int), max(m - 2, 0)) for p, m in zip((rows, columns), small.shape, strict=True))
     fr, fc = (rows - r)[:, None], (columns - c)[None, :]
-    return (
+    wide: Plane = (
         (1 - fr) * (1 - fc) * small[np.ix_(r, c)]
         + (1 - fr) * fc * small[np.ix_(r, c + 1)]
         + fr * (1 - fc) * small[np.ix_(r + 1, c)]
         + fr * fc * small[np.ix_(r + 1, c + 1)]
     )
+    return wide

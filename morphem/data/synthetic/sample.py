@@ -29,6 +29,7 @@ ROUND = Phenotype("rounded cells", rounding=0.9, stress_fibres=0.1)
 BUNDLES = Phenotype("bundled microtubules", microtubule_bundling=1.0, binucleate=0.3)
 SWOLLEN = Phenotype("swollen lysosomes", vesicles=8.0, vesicle_size=2.0)
 
+
 def _compounds(*phenotypes: Phenotype, per_phenotype: int = 1) -> tuple[Treatment, ...]:
     """One or more made-up compounds for each phenotype, the first at full strength."""
     names = iter(range(1, 1000))

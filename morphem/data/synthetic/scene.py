@@ -8,7 +8,7 @@ Source: the idea of cells as modulated shapes with textured stains is SIMCEP, Le
 https://doi.org/10.1109/TMI.2007.896925; filaments as level sets of smooth noise are our own shortcut.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from morphem.rng import mix
 
 Plane = NDArray[np.float64]
+Complex = NDArray[np.complex128]
 
 _SPLINE_STD = 0.4794  # of a cubic B-spline series with unit white coefficients: (151 / 315) per axis
 
@@ -90,7 +91,9 @@ class Phenotype:
             strength: 0 to 1.
         """
         rest = Phenotype(self.name).traits()
-        return replace(self, **{name: rest[name] + strength * (value - rest[name]) for name, value in self.traits().items()})
+        return Phenotype(
+            self.name, **{name: rest[name] + strength * (value - rest[name]) for name, value in self.traits().items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,8 @@ def spots(shape: tuple[int, ...], x: Plane, y: Plane, weight: Plane, sigma_px: f
             share = weight * np.abs(1 - dx - (x - column)) * np.abs(1 - dy - (y - row))
             ok = (row + dy >= 0) & (row + dy < shape[0]) & (column + dx >= 0) & (column + dx < shape[1])
             np.add.at(canvas, (row[ok] + dy, column[ok] + dx), share[ok])
-    return gaussian_filter(canvas, sigma_px, mode="constant", truncate=3.0) * (2 * np.pi * sigma_px**2 + 1)
+    blurred: Plane = gaussian_filter(canvas, sigma_px, mode="constant", truncate=3.0)
+    return blurred * (2 * np.pi * sigma_px**2 + 1)
 
 
 def place_cells(
@@ -315,11 +319,12 @@ def _window(cells: Cells, k: int, shape: tuple[int, int]) -> tuple[slice, slice]
     return slice(low[0], high[0]), slice(low[1], high[1])
 
 
-def _relative(cells: Cells, k: int, window: tuple[slice, slice], warp: list[Plane], amount: float) -> NDArray[np.complex128]:
+def _relative(cells: Cells, k: int, window: tuple[slice, slice], warp: list[Plane], amount: float) -> Complex:
     """Warped coordinates of a window in the frame of a cell, x along the long axis, as complex numbers."""
     dy = np.arange(window[0].start, window[0].stop)[:, None] - cells.y[k] + amount * warp[0][window]
     dx = np.arange(window[1].start, window[1].stop)[None, :] - cells.x[k] + amount * warp[1][window]
-    return (dx + 1j * dy) * np.exp(-1j * cells.angle[k])
+    z: Complex = (dx + 1j * dy) * np.exp(-1j * cells.angle[k])
+    return z
 
 
 def _cell_depth(cells: Cells, k: int, window: tuple[slice, slice], warp: list[Plane], phase: Plane) -> Plane:
@@ -332,7 +337,8 @@ def _cell_depth(cells: Cells, k: int, window: tuple[slice, slice], warp: list[Pl
     arms = cells.traits["arborisation"][k] * (1 - rounding)
     cube = direction**3
     wave = (cube * np.exp(1j * phase[0])).real + 0.7 * (cube * direction**2 * np.exp(1j * phase[1])).real
-    return 1.0 - distance / (cells.radius_px[k] * np.clip(1.0 + arms * wave, 0.3, None))
+    depth: Plane = 1.0 - distance / (cells.radius_px[k] * np.clip(1.0 + arms * wave, 0.3, None))
+    return depth
 
 
 def _nuclear_depth(cells: Cells, k: int, window: tuple[slice, slice], warp: list[Plane], phase: Plane) -> Plane:

@@ -7,6 +7,7 @@ of a plane says nothing about the treatment.
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from morphem.data.synthetic.scene import Plane, Scene, generator, ridge, smoothstep, spots
@@ -49,13 +50,13 @@ def _vacuoles(scene: Scene) -> Plane:
     """1 in the round holes of vacuolated cells, 0 elsewhere."""
     if not scene.cells.traits["vacuoles"].any():
         return np.zeros(scene.depth.shape)
-    x, y, owner = _scatter(scene, "vacuoles", 0.25, 0.75)
+    x, y, _ = _scatter(scene, "vacuoles", 0.25, 0.75)
     sizes = generator(scene.seed, "vacuole sizes").uniform(0.5, 1.6, len(x))
     holes = spots(scene.depth.shape, x, y, sizes, 1.3 / scene.pixel_um)
     return smoothstep((holes - 0.35) / 0.35) * scene.body() * (1 - scene.nuclei())
 
 
-def _scatter(scene: Scene, trait: str, inner: float, outer: float) -> tuple[Plane, Plane, np.ndarray]:
+def _scatter(scene: Scene, trait: str, inner: float, outer: float) -> tuple[Plane, Plane, NDArray[np.int64]]:
     """Draw positions in the cells, as many per cell as a trait says, between two shares of the cell's radius."""
     cells = scene.cells
     rng = generator(scene.seed, trait, "positions")
@@ -130,7 +131,8 @@ def _microtubules(scene: Scene) -> Plane:
     bundles = _rays(angle + 1.5 * scene.noise("bundles", 4.0) / 9, distance, 9, 2.4 * fine) * 0.9
     light = (1 - blend) * (0.75 * thin + 0.10) + blend * (bundles + 0.32) + 0.5 * np.exp(-np.square(distance / 2.2))
     fade = 0.3 + 0.7 * np.clip(scene.depth, 0, 1)
-    return scene.body() * light * fade * (1 - 0.5 * scene.nuclei(0.4)) * scene.expression("microtubules")
+    plane: Plane = scene.body() * light * fade * (1 - 0.5 * scene.nuclei(0.4)) * scene.expression("microtubules")
+    return plane
 
 
 def _rays(angle: Plane, distance: Plane, count: int, width_um: float) -> Plane:
@@ -171,7 +173,8 @@ def _receptor(scene: Scene) -> Plane:
     """A labelled receptor: diffuse with a bright membrane, or in vesicles after internalisation."""
     share = np.clip(scene.trait("internalisation"), 0, 1)
     membrane = np.exp(-np.square((scene.margin - 0.05) / 0.07)) * (scene.depth > 0)
-    diffuse = 0.55 * _cytoplasm(scene) * (1 + 0.15 * scene.noise("patches", 2.0)) + 0.3 * membrane + 0.12 * scene.nuclei()
+    cytosol = 0.55 * _cytoplasm(scene) * (1 + 0.15 * scene.noise("patches", 2.0))
+    diffuse = cytosol + 0.3 * membrane + 0.12 * scene.nuclei()
     grains = smoothstep((scene.noise("endosomes", 0.9) - 0.9) / 0.6) * smoothstep((scene.depth - 0.12) / 0.3)
     pits = (1.1 * grains + 0.26 * np.clip(scene.depth, 0, 1)) * (1 - scene.nuclei(0.2))
     return scene.body() * ((1 - 0.6 * share) * diffuse + share * pits) * scene.expression("protein", 0.4)
@@ -187,7 +190,8 @@ def _brightfield(scene: Scene) -> Plane:
     sigma = 0.75 / scene.pixel_um
     near, far = (gaussian_filter(height, s, mode="nearest", truncate=3.0) for s in (sigma, 2.4 * sigma))
     nucleoli = 0.10 * smoothstep((scene.noise("nucleoli", 1.5) - 1.0) / 0.5) * scene.nuclei()
-    return np.clip(1.0 - 0.75 * (near - far) - 0.04 * near - nucleoli, 0.05, None)
+    plane: Plane = np.clip(1.0 - 0.75 * (near - far) - 0.04 * near - nucleoli, 0.05, None)
+    return plane
 
 
 STAINS: dict[str, Callable[[Scene], Plane]] = {
