@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from morphem import features, weights
 from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.channels.base import ChannelStrategy
+from morphem.engine import engine
 from morphem.errors import ConfigError, DataError, WeightsError
 from morphem.features import COMBINES, Combine, FeatureTable
 from morphem.normalizers import Normalizer, SelfNormalize
@@ -183,10 +184,12 @@ class Encoder(nn.Module, Configurable):
         if len(keys) != len(images):
             raise ConfigError(f"{len(images)} images need one key, or {len(images)} of them, not {len(keys)}.")
         per_chunk = max(1, _CHUNK_PLANES // len(names))
-        parts = [
-            self.features(image_batch(images[i : i + per_chunk], names, keys[i : i + per_chunk]).to(self.device)).cpu()
-            for i in range(0, len(images), per_chunk)
-        ]
+        side = self.input_size_px or max(max(image.shape[1:]) for image in images)
+        with evaluating(self), engine(self.features, self.device, side) as network:
+            parts = [
+                network(image_batch(images[i : i + per_chunk], names, keys[i : i + per_chunk]).to(self.device)).cpu()
+                for i in range(0, len(images), per_chunk)
+            ]
         values, columns, dictionary = table_columns(self, torch.cat(parts).numpy(), [names] * len(images), combine)
         metadata = pd.DataFrame(
             {"Metadata_Key": [name or str(i) for i, name in enumerate(keys)], "Metadata_Unit": "image"}

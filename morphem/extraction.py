@@ -1,8 +1,7 @@
 """An encoder over the images of a shard set: batches of bounded size in, tables of features out."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from morphem import features
 from morphem.data.plan import CropPlan, CropReader, CropRule, Ints, Unit
 from morphem.data.shards import ShardSet
 from morphem.encoder import Encoder, check_combine, evaluating, table_columns
+from morphem.engine import engine, split_crops
 from morphem.errors import ConfigError, DataError
 from morphem.features import Combine, FeatureTable
 from morphem.types import ChannelBatch
@@ -24,7 +24,6 @@ from morphem.types import ChannelBatch
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _TILE_SIZE_PX = 224
-_CPU_PIXELS = 4 * 224 * 224  # that one thread embeds at once: the tokens of a ViT-S then fit the cache of a core
 _READ_BATCHES = 16  # crops of one image that are held at once, in batches
 
 
@@ -181,7 +180,7 @@ class Extraction:
         rows: list[torch.Tensor] = [torch.zeros(0, dtype=torch.int64)]
         panels: list[list[str]] = []
         done = 0
-        with evaluating(self.encoder), self._network() as network:
+        with evaluating(self.encoder), engine(self._features, self.device, self._side_px()) as network:
             for batch in self._batches(images):
                 outputs.append(network(batch.to(self.device, non_blocking=True)))
                 rows.append(batch.rows)
@@ -199,30 +198,10 @@ class Extraction:
         with torch.autocast(self.device.type, dtype=dtype) if dtype is not None else nullcontext():
             return self.encoder.features(batch)
 
-    @contextmanager
-    def _network(self) -> Iterator[Callable[[ChannelBatch], torch.Tensor]]:
-        """Yield what embeds a batch.
-
-        On a CPU a few planes at a time stay in the cache, and one thread for each such group scales better than all
-        threads on one matrix after the other.
-        """
-        if self.device.type != "cpu":
-            yield self._features
-            return
-        n_threads, n_planes = torch.get_num_threads(), self._cpu_planes()
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield lambda batch: torch.cat(list(pool.map(self._features, split_crops(batch, n_planes))))
-        finally:
-            torch.set_num_threads(n_threads)
-
-    def _cpu_planes(self) -> int:
-        """Planes that one thread embeds at once."""
-        side = self.encoder.input_size_px
+    def _side_px(self) -> int:
+        """Side of the planes that the network sees, or of the largest of them."""
         crop = self.plan.rule.tile_size_px or self.plan.rule.crop_size_px
-        area = (side or crop or int(max(self.plan.heights.max(), self.plan.widths.max()))) ** 2
-        return max(1, min(self.batch_size, _CPU_PIXELS // area))
+        return self.encoder.input_size_px or crop or int(max(self.plan.heights.max(), self.plan.widths.max()))
 
     def _batches(self, images: Sequence[int]) -> Iterator[ChannelBatch]:
         groups = list(self.plan.pieces(images, self.batch_size, self.batch_size * _READ_BATCHES))
@@ -235,29 +214,3 @@ class Extraction:
         )
         for read in loader:
             yield from split_crops(read, self.batch_size)
-
-
-def split_crops(batch: ChannelBatch, n_planes: int) -> Iterator[ChannelBatch]:
-    """Cut a ragged batch between crops into even parts of at most `n_planes` planes (or one crop, if that has more).
-
-    Args:
-        batch: Ragged.
-        n_planes: At least 1.
-    """
-    crops = batch.n_images
-    largest = max(1, n_planes // max(1, int(batch.offsets.diff().max())))
-    parts = 1 if batch.n_planes <= n_planes else -(-crops // largest)
-    bounds = [round(i * crops / parts) for i in range(parts + 1)]
-    starts = torch.cat([batch.starts(), torch.tensor([len(batch.planes)])])
-    for first, last in pairwise(bounds):
-        a, b = int(batch.offsets[first]), int(batch.offsets[last])
-        yield ChannelBatch(
-            planes=batch.planes[int(starts[a]) : int(starts[b])],
-            sizes=batch.sizes[a:b],
-            offsets=batch.offsets[first : last + 1] - a,
-            channel_types=batch.channel_types[a:b],
-            keys=batch.keys[first:last],
-            seeds=batch.seeds[first:last],
-            boxes=batch.boxes[first:last],
-            rows=batch.rows[first:last],
-        )

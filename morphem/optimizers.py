@@ -124,6 +124,6 @@ def clip_per_tensor(parameters: Iterable[Tensor], max_norm: float) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
-    norms = torch._foreach_norm(gradients)
-    scales = [(max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
-    torch._foreach_mul_(gradients, scales)
+    norms = torch.stack(torch._foreach_norm(gradients))  # (number of tensors,)
+    scales = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, scales.unbind())

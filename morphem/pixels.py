@@ -34,12 +34,13 @@ def split_images(planes: Planes | Sequence[Planes]) -> list[Tensor]:
     Raises:
         DataError: If the pixels are not 8-bit, there are none, or an image has another number of axes.
     """
-    arrays = list(planes) if isinstance(planes, list | tuple) else [planes]
+    arrays: list[Planes] = list(planes) if isinstance(planes, Sequence) else [planes]
     images: list[Tensor] = []
     for array in arrays:
-        tensor = torch.as_tensor(array)
-        if tensor.dtype != torch.uint8:
-            raise DataError(not_8_bit(str(tensor.dtype)))
+        if str(array.dtype).removeprefix("torch.") != "uint8":
+            raise DataError(not_8_bit(str(array.dtype)))
+        # torch takes neither flipped nor read-only arrays as they are; others are not copied
+        tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
         if tensor.ndim == 4 and len(arrays) == 1:
             images.extend(tensor)
         elif tensor.ndim == 3:

@@ -12,10 +12,9 @@ from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.embed import EmbedSettings, embed_to_file, extract, merge
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError, DataError
-from morphem.extraction import Extraction, split_crops
+from morphem.extraction import Extraction
 from morphem.features import FeatureTable
 from morphem.normalizers import SelfNormalize
-from morphem.types import ChannelBatch
 from tests import small_shards
 
 SIZES = [(40, 48), (16, 20), (70, 33), (40, 48), (12, 12)]
@@ -184,19 +183,6 @@ def test_a_damaged_plane_stops_the_job_with_its_name(encoder: Encoder, tmp_path:
     shard.write_bytes(data)
     with pytest.raises(DataError, match=r"study-000000\.tar: study--a, channel actin"):
         extract(encoder, root, unit="image")
-
-
-def test_splitting_a_batch_keeps_every_crop_and_the_bound() -> None:
-    crops = [[torch.full((2, 3), 10 * i + c, dtype=torch.uint8) for c in range(3)] for i in range(7)]
-    batch = ChannelBatch.from_planes(crops, [["a", "b", "c"]] * 7)
-    for limit in (1, 3, 5, 9, 100):
-        parts = list(split_crops(batch, limit))
-        assert max(part.n_planes for part in parts) <= max(limit, 3)
-        joined = ChannelBatch.cat(parts)
-        assert all(
-            torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs
-            for mine, theirs in zip(joined, batch, strict=True)
-        )
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"precision": "64"}, {"unit": "tile", "crop_size_px": 8}])

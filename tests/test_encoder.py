@@ -121,10 +121,18 @@ def test_a_single_string_of_channels_is_refused(encoder: Encoder, planes: np.nda
         encoder.embed(planes, "nucleus")
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_pixels_of_other_types_are_refused_with_the_remedy(encoder: Encoder, planes: np.ndarray, dtype: type) -> None:
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.dtype(">u2")])
+def test_pixels_of_other_types_are_refused_with_the_remedy(encoder: Encoder, planes: np.ndarray, dtype: object) -> None:
     with pytest.raises(DataError, match=r"8-bit pixels .* scale them to 0 to 255"):
         encoder.embed(planes.astype(dtype), PANEL)
+
+
+@pytest.mark.filterwarnings("error")
+def test_flipped_and_read_only_arrays_are_taken(encoder: Encoder, planes: np.ndarray) -> None:
+    flipped, frozen = planes[0, :, ::-1], planes[0].copy()
+    frozen.flags.writeable = False
+    np.testing.assert_array_equal(encoder.embed(frozen, PANEL).values, encoder.embed(planes[0], PANEL).values)
+    np.testing.assert_array_equal(encoder.embed(flipped, PANEL).values, encoder.embed(flipped.copy(), PANEL).values)
 
 
 def test_a_plane_without_a_channel_axis_is_refused(encoder: Encoder, planes: np.ndarray) -> None:

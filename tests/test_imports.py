@@ -185,7 +185,7 @@ def test_the_reader_of_imports_sees_what_runs_and_what_does_not(tmp_path, monkey
 
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_a_module_that_needs_no_torch_imports_none_even_through_others(module: str):
-    by_module = {name_of(file): imports_of(file) for file in files()}
+    by_module = {name_of(file): [found for found in ALL if found.file == file] for file in files()}
     if module not in by_module:
         pytest.fail(f"{module} is in the list of modules without torch, but does not exist")
     seen: set[str] = set()
@@ -206,7 +206,9 @@ BLOCKED = """
 import socket, sys, threading
 def refuse(*args, **kwargs):
     raise SystemExit("a socket was opened")
-socket.socket = socket.create_connection = socket.getaddrinfo = refuse
+class Refused(socket.socket):
+    __init__ = refuse
+socket.socket, socket.create_connection, socket.getaddrinfo = Refused, refuse, refuse
 {code}
 heavy = sorted(set(sys.modules) & {heavy})
 assert not heavy, heavy
@@ -229,6 +231,21 @@ def run(code: str, heavy: tuple[str, ...] = HEAVY) -> subprocess.CompletedProces
 def test_importing_morphem_loads_no_torch_and_opens_no_socket(code: str):
     done = run(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_opening_a_socket_would_be_seen():
+    assert "a socket was opened" in run("import socket; socket.socket()").stderr
+
+
+@pytest.mark.parametrize("name", morphem.__all__)
+def test_every_public_name_can_be_imported(name: str):
+    assert getattr(morphem, name) is not None
+    assert name in dir(morphem)
+
+
+def test_a_name_that_does_not_exist_is_an_ordinary_error():
+    with pytest.raises(AttributeError, match="module 'morphem' has no attribute 'nothing'"):
+        _ = morphem.nothing
 
 
 def test_listing_plugins_loads_no_torch():

@@ -124,6 +124,7 @@ def test_lightning_moves_a_batch_and_keeps_its_type(batch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
 def test_a_batch_is_pinned_with_all_its_tensors(batch):
     pinned = batch.pin_memory()
     assert all(value.is_pinned() for value in pinned if isinstance(value, torch.Tensor))

@@ -104,7 +104,9 @@ class ShardData(L.LightningDataModule):
             ConfigError: If the root of the stage is not set, or weights or scales name studies that do not exist.
         """
         if stage in ("validate", "test") and self.val_root is None:
-            raise ConfigError("data.val_root is not set; give the shards to score, for example --data.val_root shards/.")
+            raise ConfigError(
+                "data.val_root is not set; give the shards to score, for example --data.val_root shards/."
+            )
         if stage in ("fit", "predict", None):
             _, index = self._open(self._train_root())
             self.scales.check_studies(index.studies)
@@ -120,7 +122,7 @@ class ShardData(L.LightningDataModule):
             )
         return self.root
 
-    def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002
+    def teardown(self, stage: str | None = None) -> None:
         """Stop the workers of all loaders.
 
         Args:
@@ -179,7 +181,7 @@ class ShardData(L.LightningDataModule):
         return self._in_full(self.val_root)
 
     def predict_dataloader(self) -> StreamLoader:
-        """Return every sample of `root` exactly once, in the order of the shards."""
+        """Return every sample of `root` exactly once, study after study, each in the order of its shards."""
         return self._in_full(self._train_root())
 
     def _in_full(self, root: str) -> StreamLoader:

@@ -192,7 +192,7 @@ class CropPlan:
         self.empty_images = int((counts == 0).sum())
         if not self.n_crops:
             raise DataError(
-                f"{shards.root} has no cells in {self.n_images} images, so unit='cell' selects nothing; "
+                f"{shards.root} has no cells in its {self.n_images} image(s), so unit='cell' selects nothing; "
                 "ingest cell positions, or use unit='tile' or 'image'."
             )
 

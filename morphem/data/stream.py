@@ -5,8 +5,9 @@ else than its parent. `morphem.data.loader` asks for the batches in order.
 """
 
 import zlib
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class Fault(NamedTuple):
     reason: str
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """What one step read.
 
     Attributes:
@@ -49,6 +51,10 @@ class Reading(NamedTuple):
     batch: ChannelBatch | None
     n_samples: int
     faults: tuple[Fault, ...]
+
+    def pin_memory(self) -> Self:
+        """Copy the batch to page-locked memory; torch's loader asks for it (and takes tuples apart by itself)."""
+        return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 
 class Crop(NamedTuple):

@@ -45,6 +45,7 @@ class _Faulty(L.Callback):
 
 
 _LINE = torch.arange(6.0)[:, None] * torch.ones(6, 16)
+HEALTHY = {"teacher_entropy": torch.tensor(0.5), "teacher_usage": torch.tensor(0.5)}
 PLANTED: dict[str, dict[str, Tensor]] = {
     "Complete collapse": {"embedding": torch.ones(19, 16)},
     "Dimensional collapse": {"embedding": _LINE - 2.5},
@@ -57,7 +58,7 @@ PLANTED: dict[str, dict[str, Tensor]] = {
 def test_each_planted_collapse_is_named_once(tmp_path: Path, name: str) -> None:
     health = Health(every_n_steps=1, after_steps=2, patience=2, n_rows=12)
     with pytest.warns(UserWarning, match=name) as caught:
-        fit(tiny_dino(), _Faulty(**PLANTED[name]), health, folder=tmp_path, max_epochs=5)
+        fit(tiny_dino(), _Faulty(**{**HEALTHY, **PLANTED[name]}), health, folder=tmp_path, max_epochs=5)
     assert [verdict.name for verdict in health.verdicts] == [name]
     assert len([w for w in caught if name in str(w.message)]) == 1
 

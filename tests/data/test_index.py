@@ -66,7 +66,7 @@ def test_a_query_keeps_the_planes_that_match_and_drops_images_without_any(shards
 def test_a_query_without_a_match_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="bright-field"):
         open_index(shards, "imaging.channel_type == 'dna'", folder=tmp_path)
-    with pytest.raises(ConfigError, match="imaging.channel_typ"):
+    with pytest.raises(ConfigError, match=r"imaging\.channel_typ"):
         open_index(shards, "imaging.channel_typ == 'dna'", folder=tmp_path)
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,38 @@ def test_rank_and_world_size_come_from_the_trainer_and_not_from_the_environment(
     assert (stream.rank, stream.world_size) == (3, 5)
 
 
+class RowsToFile(L.Callback):
+    """Writes the rows that each process of a run has trained on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        rows = [[crop.row for crop in batch] for batch in pl_module.trained]  # type: ignore[union-attr]
+        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_two_processes_share_the_global_batches_of_one(root: Path, tmp_path: Path, start_method: str) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_spawn",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[RowsToFile(tmp_path)],
+    )
+    trainer.fit(Recorder(), make_data(root, batch_size=2, num_workers=1, start_method=start_method))
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    together = [sorted(a + b) for a, b in zip(*ranks, strict=True)]
+    whole = fit(make_data(root), tmp_path / "whole", max_epochs=2).trained
+    assert together == [sorted(crop.row for crop in batch) for batch in whole]
+
+
 def test_a_query_and_a_balance_shape_the_stream(root: Path) -> None:
     data = make_data(root, unit="image", query="imaging.channel_type == 'nucleus'", balance="cycle")
     assert len([crop for batch in data.train_dataloader() for crop in seen(batch)]) == 14
@@ -185,7 +218,7 @@ def test_sizes_that_do_not_fit_are_refused_at_once() -> None:
 
 
 def test_testing_without_a_validation_set_is_refused(root: Path) -> None:
-    with pytest.raises(ConfigError, match="data.val_root is not set"):
+    with pytest.raises(ConfigError, match=r"data\.val_root is not set"):
         make_data(root).test_dataloader()
 
 

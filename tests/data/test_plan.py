@@ -145,7 +145,7 @@ def test_a_query_keeps_the_planes_that_match(root: str) -> None:
 
 def test_no_cells_anywhere_is_refused_with_the_remedy(tmp_path: Path) -> None:
     root = small_shards.write(tmp_path, [small_shards.image("a"), small_shards.image("b", cells=0)])
-    with pytest.raises(DataError, match=r"no cells in 2 images.*use unit='tile' or 'image'"):
+    with pytest.raises(DataError, match=r"no cells in its 2 image\(s\).*use unit='tile' or 'image'"):
         _plan(root, CropRule("cell", crop_size_px=8))
 
 

@@ -80,7 +80,7 @@ def test_overrides_come_before_the_table_and_the_table_before_the_default() -> N
 
 @pytest.mark.parametrize("bad", [0, -3, 2.5, "fulll", True, []])
 def test_a_scale_that_is_no_scale_is_refused_with_its_study(bad: object) -> None:
-    with pytest.raises(ConfigError, match="data.scales.mine"):
+    with pytest.raises(ConfigError, match=r"data\.scales\.mine"):
         Scales({"mine": bad})  # type: ignore[dict-item]
 
 

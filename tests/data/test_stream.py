@@ -147,9 +147,9 @@ def test_crops_surround_the_cells_where_there_are_any(tmp_path: Path) -> None:
 
 
 def test_reading_draws_nothing_from_global_generators(root: Path) -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
     epoch_of(make_stream(root))
-    after = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
     assert torch.equal(before[0], after[0])
     assert before[1] == after[1]
 
@@ -168,6 +168,15 @@ def test_reading_draws_nothing_from_global_generators(root: Path) -> None:
 def test_sizes_that_do_not_fit_are_refused_by_name(root: Path, settings: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_stream(root, **settings)
+
+
+def test_pinning_copies_the_tensors_and_keeps_names_as_they_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # there may be no GPU
+    reading = make_stream(root)[0, 0]
+    pinned = torch.utils.data._utils.pin_memory.pin_memory(reading)
+    assert pinned.batch.planes.data_ptr() != reading.batch.planes.data_ptr()  # type: ignore[union-attr]
+    assert seen(pinned.batch) == seen(reading.batch)  # type: ignore[arg-type]
+    assert isinstance(pinned.batch.channel_types, tuple)
 
 
 def damage(root: Path, key: str) -> None:

@@ -18,11 +18,13 @@ from morphem.errors import DataError, unknown_name
 # Part of the folder's name: a change in any pixel or label needs a new number, so that nobody mixes old and new.
 SAMPLE_VERSION = 1
 
-LOBED = Phenotype("lobed nuclei", nuclear_size=1.02, nuclear_lobes=0.28, chromatin_grain=1.5)
-GRAINS = Phenotype("fragmented mitochondria", mitochondrial_fragmentation=1.0, reticulum_coarseness=1.3)
-COLLAPSED = Phenotype("collapsed actin", stress_fibres=0.05, actin_clumps=0.9, arborisation=0.35)
-DISPERSED = Phenotype("dispersed golgi", golgi_dispersal=1.0, reticulum_coarseness=1.6)
-SPINDLE = Phenotype("spindle cells", elongation=2.8, arborisation=0.05)
+LOBED = Phenotype(
+    "lobed nuclei", nuclear_size=1.05, nuclear_lobes=0.3, chromatin_grain=1.6, golgi_dispersal=0.3, arborisation=0.05
+)
+GRAINS = Phenotype("fragmented mitochondria", mitochondrial_fragmentation=1.0, reticulum_coarseness=1.5, vacuoles=4.0)
+COLLAPSED = Phenotype("collapsed actin", stress_fibres=0.05, actin_clumps=0.9, arborisation=0.45)
+DISPERSED = Phenotype("dispersed golgi", golgi_dispersal=1.0, reticulum_coarseness=2.0)
+SPINDLE = Phenotype("spindle cells", elongation=3.2, arborisation=0.05)
 INTERNALISED = Phenotype("internalised receptor", internalisation=0.8)
 VACUOLES = Phenotype("vacuoles", vacuoles=9.0, reticulum_coarseness=1.3)
 ROUND = Phenotype("rounded cells", rounding=0.9, stress_fibres=0.1)

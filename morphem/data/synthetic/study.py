@@ -105,7 +105,7 @@ class SyntheticStudy:
     cell_um: float = 18.0
     nucleus_um: float = 7.0
     confluency: tuple[float, float] = (0.6, 1.3)
-    penetrance: float = 0.9
+    penetrance: float = 0.95
     batch_effect: float = 1.0
     cell_line: str = "synthetic"
     cell_type: str = "adherent"
@@ -219,7 +219,7 @@ def _record(study: SyntheticStudy, field: Field, scene: Scene, channel_type: str
         blur_px=float(optics.blur_px * np.exp(0.15 * study.batch_effect * focus)),
         background=float(optics.background * np.exp(0.3 * study.batch_effect * medium)),
         # The medium is deeper towards the wall of a well and glows more there, differently in every well.
-        glow=float((0.2 if transmitted else 0.6) * study.batch_effect * rng.random() ** 2),
+        glow=float((0.15 if transmitted else 0.4) * study.batch_effect * rng.random() ** 2),
         glow_angle=float(2 * np.pi * rng.random()),
     )
     return expose(paint(scene, channel_type), optics, generator(*words, field.well, field.site, "noise"))

@@ -1,0 +1,96 @@
+"""The checks of sources and pretrained encoders catch what they are for; the failure names it."""
+
+import numpy as np
+import pytest
+
+from morphem.encoder import Encoder
+from morphem.sources.sheet import SheetSource
+from morphem.testing import ContractError, check_pretrained, check_source
+from morphem.zoo.base import Pretrained, Record
+from morphem.zoo.morphem import MorphEm
+
+pytestmark = pytest.mark.usefixtures("odd_plugins")
+
+
+class Repeats(SheetSource):
+    """Names an image twice."""
+
+    def image_ids(self):
+        return [*super().image_ids(), super().image_ids()[0]]
+
+
+class Unstable(SheetSource):
+    """Reads other pixels each time."""
+
+    def load(self, image_id):
+        image = super().load(image_id)
+        draw = np.random.default_rng()
+        return type(image)(
+            **{**vars(image), "planes": [p + draw.integers(1, 9, p.shape, p.dtype) for p in image.planes]}
+        )
+
+
+class Aliased(SheetSource):
+    """Leaves aliases in its rows."""
+
+    def load(self, image_id):
+        image = super().load(image_id)
+        rows = [{**row, "imaging.channel_type": "DNA"} for row in image.rows]
+        return type(image)(**{**vars(image), "rows": rows})
+
+
+class OtherStudy(SheetSource):
+    """Says another study in its rows."""
+
+    def load(self, image_id):
+        image = super().load(image_id)
+        return type(image)(**{**vars(image), "rows": [{**row, "experiment.study": "else"} for row in image.rows]})
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Repeats, "gives two images one name"),
+        (Unstable, "has other pixels when it is read again"),
+        (Aliased, "is called 'DNA', an alias; resolve it to 'nucleus'"),
+        (OtherStudy, "says study 'else' instead of 'tiny'"),
+    ],
+)
+def test_a_bad_source_is_caught(cls, message):
+    with pytest.raises(ContractError, match=message):
+        check_source(cls)
+
+
+class NoLicense(MorphEm):
+    """Says nothing of its licence."""
+
+    record = Record(**{**vars(MorphEm.record), "license": ""})
+
+
+class NeedsArgument(MorphEm):
+    """Cannot be built without an argument."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+
+class TakesAnything(Pretrained):
+    """Converts whatever it is given."""
+
+    record = MorphEm.record
+
+    def convert(self, tensors, source):
+        return Encoder.tiny()
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (NoLicense, "its record leaves license empty"),
+        (NeedsArgument, "cannot be built without the argument 'size'"),
+        (TakesAnything, r"convert\(\) takes no tensors at all without an error"),
+    ],
+)
+def test_a_bad_family_of_pretrained_encoders_is_caught(cls, message):
+    with pytest.raises(ContractError, match=message):
+        check_pretrained(cls)
