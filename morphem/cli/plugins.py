@@ -45,6 +45,9 @@ def show(groups: list[str]) -> int:
                 state = str(fault)
                 broken += 1
             rows.append((group, plugin.name, f"{plugin.package} {plugin.version}", plugin.target, state))
+    for damaged in registry.faults():
+        print(f"left out: {damaged.package}, {damaged.reason}", file=sys.stderr)
+        broken += 1
     if not rows:
         print(f"nothing is registered in {', '.join(groups)}")
         return 0

@@ -1,5 +1,6 @@
 """LightningCLI with morphem's rules: plug-ins by short name, honest resume, settings inside every checkpoint."""
 
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -7,10 +8,12 @@ import lightning.pytorch as L
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, set_loader  # type: ignore[attr-defined]
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import morphem.callbacks  # noqa: F401  (its classes can then be named without a path)
 from morphem.callbacks import GracefulStop
+from morphem.checkpoints import AtomicCheckpointIO
 from morphem.cli import resume
 from morphem.cli.config_files import load_for_parser
 from morphem.data.module import ShardData
@@ -37,8 +40,22 @@ class RunSettings(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the settings, as plain data."""
-        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_link_targets=False))
-        checkpoint[resume.CONFIG_KEY] = {**settings, "world_size": trainer.world_size}
+        checkpoint[resume.CONFIG_KEY] = {**self._settings, "world_size": trainer.world_size}
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return plain_settings(self.parser, self.config)
+
+
+def plain_settings(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    """Return all settings of a run as plain data, defaults included.
+
+    Args:
+        parser: Made the config.
+        config: What it made of files and command line.
+    """
+    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, skip_link_targets=False))
+    return settings
 
 
 class TrainerCLI(LightningCLI):
@@ -70,12 +87,22 @@ class TrainerCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning's own version lets a checkpoint's settings replace the user's."""
 
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the trainer, which writes whole checkpoints or none."""
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
     def before_instantiate_classes(self) -> None:
         """Refuse a resume with other settings, before anything is built."""
         own = self.config[self.subcommand] if self.subcommand else self.config
         override, path = own.get("resume_override") or [], own.get("ckpt_path")
         if override and not path:
             raise ConfigError("--resume_override has no effect without --ckpt_path; give both or neither.")
+        if path:
+            own["weights_only"] = True  # Lightning's default would unpickle what the file likes
         if self.subcommand == "fit" and path and path not in {"last", "best", "hpc", "registry"}:
             settings = yaml.safe_load(self._parser(self.subcommand).dump(own, skip_none=False, skip_link_targets=False))
             stored = resume.load_settings(path)
