@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.fabric.utilities import rank_zero_warn
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
@@ -185,6 +186,15 @@ class Probe(L.Callback, ABC):
         """Score what the run ended with, if the schedule did not."""
         if self.step != trainer.global_step:
             _write(trainer, {self.name: self._update(trainer, pl_module)})
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Method) -> None:  # type: ignore[override]
+        """Score a checkpoint under `validate`; a fit has its own schedule."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            pl_module.log(self.name, self.score(trainer, pl_module))
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Method) -> None:  # type: ignore[override]
+        """Score a checkpoint under `test`."""
+        pl_module.log(self.name, self.score(trainer, pl_module))
 
     def _update(self, trainer: L.Trainer, pl_module: Method) -> float:
         self.latest, self.step = self.score(trainer, pl_module), trainer.global_step

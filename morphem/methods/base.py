@@ -121,8 +121,15 @@ class Method(L.LightningModule, Configurable, ABC):
 
     def validation_step(self, batch: ChannelBatch, batch_idx: int) -> None:
         """Log the loss of a held-out batch; nothing moves, and the same batch gives the same loss."""
+        self._log_loss("val/loss", batch)
+
+    def test_step(self, batch: ChannelBatch, batch_idx: int) -> None:
+        """The same, for shards that were kept for the end."""
+        self._log_loss("test/loss", batch)
+
+    def _log_loss(self, name: str, batch: ChannelBatch) -> None:
         output = self.step(self.make_views(batch))
-        self.log("val/loss", output.loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch.n_images)
+        self.log(name, output.loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch.n_images)
 
     def predict_step(self, batch: ChannelBatch, batch_idx: int) -> Tensor:
         """Embed a ragged batch with the exported encoder, (M, D), float32."""
