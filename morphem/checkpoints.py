@@ -45,6 +45,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
             reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault).splitlines()[0]
             raise WeightsError(
-                f"the checkpoint {final} could not be written ({reason}); make room or choose another folder, and resume "
-                "from the last checkpoint."
+                f"the checkpoint {final} could not be written ({reason}); make room or choose another folder, and "
+                "resume from the last checkpoint."
             ) from fault

@@ -1,1 +1,1 @@
-
+"""Shards: how they are made, described, selected, sampled and streamed."""
