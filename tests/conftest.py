@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread per process: the default run has one test process per core, and small tensors do not gain from threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(os.environ.get("MORPHEM_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
 

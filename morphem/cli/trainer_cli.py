@@ -138,6 +138,12 @@ class CheckCLI(TrainerCLI):
         """
         return cls(**_settings(argv), run=False)
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Take the options that `fit` has beside its settings, so that the config of a run can be checked."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="The checkpoint to go on from.")
+        parser.add_argument("--weights_only", type=bool | None, default=None, help="Always on.")
+
     def instantiate_classes(self) -> None:
         """Build with every tensor on the meta device: shapes without memory."""
         with torch.device("meta"):
