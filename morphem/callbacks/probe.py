@@ -35,7 +35,7 @@ _Score = Callable[[torch.Tensor, torch.Tensor, int], float]
 class Probe(L.Callback, ABC):
     """A small supervised task on frozen features, scored while training goes on.
 
-    The score is logged as `probe/{kind}/{label}`, that of the untrained encoder as `probe/{kind}/{label}/before`;
+    The score is logged as `probe/{kind}/{task}`, that of the untrained encoder as `probe/{kind}/{task}/before`;
     `ModelCheckpoint` can monitor the first. Rows without a label are left out and counted. The split keeps groups
     together: rows of one well (or what `group` names) are never on both sides.
 
@@ -58,6 +58,7 @@ class Probe(L.Callback, ABC):
         max_images: Largest number of images; all where not given.
         batch_size: Planes per batch of the extraction.
         num_workers: Processes that read.
+        task: Name of the score in logs; the label where not given. Two probes of one kind need two names.
 
     Attributes:
         before: Score of the encoder before training.
@@ -90,10 +91,12 @@ class Probe(L.Callback, ABC):
         max_images: int | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
+        task: str | None = None,
     ) -> None:
         settings = EmbedSettings(unit, tile_size_px, crop_size_px, combine, query)
         self.request = FeatureRequest(data, settings, aggregate, max_images, seed, batch_size, num_workers)
         self.label = label
+        self.task = task or label
         self.group = (group,) if isinstance(group, str) else tuple(group)
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
@@ -143,7 +146,7 @@ class Probe(L.Callback, ABC):
     @property
     def name(self) -> str:
         """Name of the score in logs."""
-        return f"probe/{self.kind}/{self.label}"
+        return f"probe/{self.kind}/{self.task}"
 
     @property
     def state_key(self) -> str:
@@ -157,6 +160,16 @@ class Probe(L.Callback, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the scores."""
         self.before, self.latest, self.step = (state_dict[key] for key in ("before", "latest", "step"))
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse two probes of one name, whose scores would overwrite each other.
+
+        Raises:
+            ConfigError: With the name.
+        """
+        probes = [callback for callback in trainer.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
+        if sum(probe.name == self.name for probe in probes) > 1:
+            raise ConfigError(f"two probes write their score as '{self.name}'; give each of them a task, its own name.")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Method) -> None:  # type: ignore[override]
         """Check labels and groups, and score the untrained encoder, unless the run goes on from a checkpoint.

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from morphem.data.cache import cache_folder
 from morphem.data.shards import ShardSet
 from morphem.errors import DataError
 
@@ -169,13 +170,6 @@ def _read_header(path: str) -> tuple[dict[str, Any], int]:
         if isinstance(fault, DataError):
             raise
         raise DataError(f"{path} cannot be read as an index ({fault}); delete it to rebuild it.") from fault
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be made again: `MORPHEM_CACHE`, or `morphem` in the user's cache folder."""
-    if own := os.environ.get("MORPHEM_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "morphem"
 
 
 def open_index(shards: ShardSet, query: str | None = None, *, folder: Path | None = None) -> Index:

@@ -261,3 +261,12 @@ def test_scores_survive_a_checkpoint() -> None:
 def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         LinearProbe("shards", "label", **wrong)
+
+
+def test_two_probes_of_one_name_are_refused(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two probes write their score as 'probe/linear/label'"):
+        fit(tiny_dino(), LinearProbe(shards, "label"), LinearProbe(shards, "label", max_images=9), folder=tmp_path)
+
+
+def test_probes_of_one_label_go_by_their_task() -> None:
+    assert LinearProbe("", "label", task="blood").name == "probe/linear/blood"

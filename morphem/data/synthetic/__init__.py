@@ -8,7 +8,7 @@ Example:
     (5, (192, 192))
 """
 
-from morphem.data.synthetic.sample import SAMPLES, cache_folder, default_studies, sample_root, write_sample
+from morphem.data.synthetic.sample import SAMPLES, default_studies, sample_root, write_sample
 from morphem.data.synthetic.scene import Phenotype
 from morphem.data.synthetic.stains import STAINS
 from morphem.data.synthetic.study import UNTREATED, Field, SyntheticStudy, Treatment, generate_image
@@ -21,7 +21,6 @@ __all__ = [
     "Phenotype",
     "SyntheticStudy",
     "Treatment",
-    "cache_folder",
     "default_studies",
     "generate_image",
     "sample_root",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from morphem.data.cache import cache_folder
 from morphem.data.shards import ShardWriter, finish_set
 from morphem.data.synthetic.scene import Phenotype
 from morphem.data.synthetic.study import SyntheticStudy, Treatment, generate_image
@@ -18,9 +19,10 @@ from morphem.errors import DataError, unknown_name
 # Part of the folder's name: a change in any pixel or label needs a new number, so that nobody mixes old and new.
 SAMPLE_VERSION = 1
 
-LOBED = Phenotype(
-    "lobed nuclei", nuclear_size=1.05, nuclear_lobes=0.3, chromatin_grain=1.6, golgi_dispersal=0.3, arborisation=0.05
-)
+# Half of a normal screen: batch effects stay visible, and a few minutes of training on a CPU see past them.
+BATCH_EFFECT = 0.5
+
+LOBED = Phenotype("lobed nuclei", nuclear_size=0.97, nuclear_lobes=0.3, chromatin_grain=1.6, arborisation=0.05)
 GRAINS = Phenotype("fragmented mitochondria", mitochondrial_fragmentation=1.0, reticulum_coarseness=1.5, vacuoles=4.0)
 COLLAPSED = Phenotype("collapsed actin", stress_fibres=0.05, actin_clumps=0.9, arborisation=0.45)
 DISPERSED = Phenotype("dispersed golgi", golgi_dispersal=1.0, reticulum_coarseness=2.0)
@@ -51,6 +53,7 @@ def default_studies() -> tuple[SyntheticStudy, ...]:
             treatments=_compounds(LOBED, GRAINS, COLLAPSED, DISPERSED, SPINDLE),
             pixel_um=0.5,
             cell_line="painted cells",
+            batch_effect=BATCH_EFFECT,
         ),
         SyntheticStudy(
             name="synthetic-live",
@@ -61,6 +64,7 @@ def default_studies() -> tuple[SyntheticStudy, ...]:
             size_px=(224, 256),
             n_plates=1,
             cell_line="live cells",
+            batch_effect=BATCH_EFFECT,
         ),
         SyntheticStudy(
             name="synthetic-cytoskeleton",
@@ -71,6 +75,7 @@ def default_studies() -> tuple[SyntheticStudy, ...]:
             size_px=(240, 240),
             n_plates=1,
             cell_line="stained cells",
+            batch_effect=BATCH_EFFECT,
         ),
         SyntheticStudy(
             name="synthetic-receptor",
@@ -81,6 +86,7 @@ def default_studies() -> tuple[SyntheticStudy, ...]:
             size_px=(160, 224),
             cell_um=16.0,
             cell_line="reporter cells",
+            batch_effect=BATCH_EFFECT,
         ),
         SyntheticStudy(
             name="synthetic-brightfield",
@@ -88,6 +94,7 @@ def default_studies() -> tuple[SyntheticStudy, ...]:
             treatments=_compounds(VACUOLES, SPINDLE, ROUND),
             size_px=(208, 208),
             cell_line="unstained cells",
+            batch_effect=BATCH_EFFECT,
         ),
     )
 
@@ -98,7 +105,7 @@ def _train() -> tuple[SyntheticStudy, ...]:
 
 def _heldout() -> tuple[SyntheticStudy, ...]:
     painting = default_studies()[0]
-    return (replace(painting.on_plates(10, 4), n_replicates=8, n_control_wells=8, n_fields=1),)
+    return (replace(painting.on_plates(10, 4), n_replicates=8, n_control_wells=8, n_fields=2),)
 
 
 def _tiny() -> tuple[SyntheticStudy, ...]:
@@ -143,13 +150,6 @@ def write_sample(
                 if progress is not None:
                     progress()
     finish_set(Path(root))
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be made again: `MORPHEM_CACHE`, or `morphem` in the user's cache folder."""
-    if own := os.environ.get("MORPHEM_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "morphem"
 
 
 def sample_root(name: str) -> Path:

@@ -92,7 +92,7 @@ class Phenotype:
         """
         rest = Phenotype(self.name).traits()
         return Phenotype(
-            self.name, **{name: rest[name] + strength * (value - rest[name]) for name, value in self.traits().items()}
+            self.name, **{name: (1 - strength) * rest[name] + strength * value for name, value in self.traits().items()}
         )
 
 

@@ -72,9 +72,9 @@ def _scatter(scene: Scene, trait: str, inner: float, outer: float) -> tuple[Plan
 def _reticulum(scene: Scene) -> Plane:
     """Endoplasmic reticulum: a mesh, denser around the nucleus."""
     fine = ridge(scene.noise("reticulum", 0.75), 0.45)
-    coarse = ridge(scene.noise("reticulum coarse", 1.7), 0.35)
+    coarse = ridge(scene.noise("reticulum coarse", 1.7), 0.4)
     blend = np.clip(scene.trait("reticulum_coarseness") - 1.0, 0.0, 1.0)
-    mesh = (1 - blend) * fine + blend * 1.3 * coarse
+    mesh = (1 - blend) * fine + blend * 1.05 * coarse
     haze = 0.5 + 0.3 * scene.noise("reticulum haze", 4.0)
     return _cytoplasm(scene) * (0.35 * np.clip(haze, 0.1, None) + mesh) * scene.expression("endoplasmic reticulum")
 
