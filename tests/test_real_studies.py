@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from morphem.cli import main
 from morphem.data.shards import ShardSet
-from morphem.features import FeatureTable
+from morphem.features import read
 
 STUDIES = ("bbbc014-nfkb", "bbbc016-transfluor", "nf1-schwann", "imc-mock", "pca-br00143976", "moffat-human")
 
@@ -39,7 +39,7 @@ def test_ingest_fit_embed_and_probe(real_data: Path, tmp_path: Path, tiny_run: C
     query = ["--query", "experiment.study == 'bbbc016-transfluor'", "--aggregate", "image"]
     run = str(tmp_path / "runs/run/version_0")
     assert main(["embed", "--model", run, "--data", str(shards), "--output", str(features), *query]) == 0
-    rows = FeatureTable.read(features)
+    rows = read(features)
     assert len(rows.values) == 48
     assert np.isfinite(rows.values).all()
     assert rows.metadata["Metadata_Well"].nunique() == 24
