@@ -17,7 +17,7 @@ from morphem.data.synthetic.study import SyntheticStudy, Treatment, generate_ima
 from morphem.errors import DataError, unknown_name
 
 # Part of the folder's name: a change in any pixel or label needs a new number, so that nobody mixes old and new.
-SAMPLE_VERSION = 1
+SAMPLE_VERSION = 2
 
 # Half of a normal screen: batch effects stay visible, and a few minutes of training on a CPU see past them.
 BATCH_EFFECT = 0.5
