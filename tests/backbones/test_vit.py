@@ -41,6 +41,7 @@ def test_positions_seen_first_in_inference_mode_can_be_trained_afterwards() -> N
     with torch.inference_mode():
         network(torch.zeros(1, 1, 40, 24))
     network(torch.zeros(1, 1, 40, 24)).sum().backward()
+    assert network.network.pos_embed.grad is not None
 
 
 def test_the_output_is_the_class_token_after_the_last_norm(small: VisionTransformer) -> None:
