@@ -25,6 +25,8 @@ class DINOHead(ProjectionHead, Configurable):  # type: ignore[misc]  # lightly i
         bottleneck_dim: Width of the normalised layer.
         norm_last_layer: Whether the prototypes keep length 1; otherwise their lengths are trained, which Caron et al.
             found to help in some settings and to be less stable.
+        batch_norm: Whether the two hidden layers are normalised over the batch (`use_bn_in_head` of the DINO
+            repository, its choice for convolutional networks).
     """
 
     def __init__(
@@ -34,18 +36,20 @@ class DINOHead(ProjectionHead, Configurable):  # type: ignore[misc]  # lightly i
         hidden_dim: int = 2048,
         bottleneck_dim: int = 256,
         norm_last_layer: bool = True,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__(
             [
-                (input_dim, hidden_dim, None, nn.GELU()),
-                (hidden_dim, hidden_dim, None, nn.GELU()),
+                (input_dim, hidden_dim, nn.BatchNorm1d(hidden_dim) if batch_norm else None, nn.GELU()),
+                (hidden_dim, hidden_dim, nn.BatchNorm1d(hidden_dim) if batch_norm else None, nn.GELU()),
                 (hidden_dim, bottleneck_dim, None, None),
             ]
         )
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:  # a batch normalisation has its own
+                    nn.init.zeros_(layer.bias)
         self.last_layer = weight_norm(nn.Linear(bottleneck_dim, n_prototypes, bias=False))
         length = self.last_layer.parametrizations.weight.original0  # (K, 1)
         nn.init.ones_(length)

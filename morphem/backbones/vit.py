@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from morphem.backbones.base import Backbone
+from morphem.backbones.class_token import cut_last_block
 from morphem.errors import ConfigError, DataError, unknown_name
 
 _GRID_NUDGE = 0.1  # DINO adds it to the new grid before it divides, so that rounding down cannot lose a patch
@@ -65,6 +66,7 @@ class VisionTransformer(Backbone):
             "num_heads": n_heads,
         }
         self.network = _build(name, drop_path_rate, {key: value for key, value in changes.items() if value is not None})
+        self._cut = cut_last_block(self.network.blocks)
         self.embed_dim: int = self.network.embed_dim
         nn.init.trunc_normal_(self.network.cls_token, std=0.02)
 
@@ -86,7 +88,13 @@ class VisionTransformer(Backbone):
         Raises:
             DataError: If the patch does not divide H and W.
         """
-        return self.tokens(planes)[:, 0]
+        if not self._cut:
+            return self.tokens(planes)[:, 0]
+        network = self.network
+        x = self._entering(planes)
+        for block in network.blocks[:-1]:
+            x = block(x)
+        return network.norm(network.blocks[-1](x, first_only=True))[:, 0]  # type: ignore[no-any-return]
 
     def tokens(self, planes: Tensor) -> Tensor:
         """Return all tokens after the last normalisation, class token first, patches row by row, (P, T, D).
@@ -97,9 +105,11 @@ class VisionTransformer(Backbone):
         Raises:
             DataError: If the patch does not divide H and W.
         """
+        return self.network.norm(self.network.blocks(self._entering(planes)))  # type: ignore[no-any-return]
+
+    def _entering(self, planes: Tensor) -> Tensor:
         network = self.network
-        x = network.norm_pre(network.patch_drop(network.pos_drop(self.embedded(planes))))
-        return network.norm(network.blocks(x))  # type: ignore[no-any-return]
+        return network.norm_pre(network.patch_drop(network.pos_drop(self.embedded(planes))))  # type: ignore[no-any-return]
 
     def embedded(self, planes: Tensor) -> Tensor:
         """Return the tokens that enter the first block, positions added, (P, T, D)."""

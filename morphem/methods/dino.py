@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 import torch
 import torch.distributed as dist
-from lightly.loss import DINOLoss
+from lightly.loss import DINOLoss, KoLeoLoss
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -43,6 +43,12 @@ class CenteredLoss(DINOLoss):  # type: ignore[misc]  # lightly is not typed
         self._seen: Tensor | None = None  # (K + 1,) sum of the teacher's scores, and their number
 
     @torch.no_grad()
+    def answers(self, scores: Tensor, temperature: float) -> Tensor:
+        """Return the answers of the teacher, (M, K), each summing to 1, for its scores, (M, K)."""
+        answers: Tensor = ((scores - self.center[0]) / temperature).softmax(1)
+        return answers
+
+    @torch.no_grad()
     def update_center(self, teacher_out: Tensor) -> None:
         """Remember the teacher's scores, (V, M, K), in training mode (lightly calls this in `forward`)."""
         if not self.training:
@@ -62,6 +68,61 @@ class CenteredLoss(DINOLoss):  # type: ignore[misc]  # lightly is not typed
         self._seen = None
 
 
+class SinkhornLoss(CenteredLoss):
+    """The DINO loss with balanced targets: over a batch every prototype is asked for equally often.
+
+    The answers of the teacher are normalised over prototypes and over images in turns (Sinkhorn and Knopp), over all
+    global views, images and devices together. One prototype for all images is thus no answer; that all prototypes are
+    asked for equally by every image remains possible, and the less so the lower the temperature.
+
+    Source: Caron et al. 2020, https://arxiv.org/abs/2006.09882; DINOv2 (https://arxiv.org/abs/2304.07193) takes it
+    instead of the centre, with three turns.
+    """
+
+    TURNS = 3
+
+    def forward(self, teacher_out: list[Tensor], student_out: list[Tensor], teacher_temp: float) -> Tensor:
+        """Return the cross-entropy between balanced answers of the teacher and those of the student.
+
+        Args:
+            teacher_out: Scores of each global view, (M, K).
+            student_out: Scores of each view, (M, K); the global views first.
+            teacher_temp: Temperature of the teacher.
+        """
+        targets = torch.split(self.answers(torch.cat(teacher_out), teacher_temp), [len(view) for view in teacher_out])
+        # The softmax of lightly's loss gives the targets back.
+        as_scores = [teacher_temp * target.log() for target in targets]
+        loss: Tensor = super().forward(as_scores, student_out, teacher_temp=teacher_temp)
+        return loss
+
+    @torch.no_grad()
+    def answers(self, scores: Tensor, temperature: float) -> Tensor:
+        """Return the balanced answers of the teacher, (M, K), each summing to 1, for its scores, (M, K)."""
+        logs = scores / temperature  # logarithms, so that no temperature is too low for single precision
+        for _ in range(self.TURNS):
+            logs = logs - _log_sum_over_images(logs)
+            logs = logs.log_softmax(1)
+        return logs.exp()
+
+    def update_center(self, teacher_out: Tensor) -> None:
+        """Leave the centre at zero."""
+
+
+def _log_sum_over_images(logs: Tensor) -> Tensor:
+    """Return the logarithm of the sum of exponentials over all images of all processes, (M, K) to (1, K)."""
+    together = dist.is_available() and dist.is_initialized()
+    greatest = logs.amax(0, keepdim=True)
+    if together:
+        dist.all_reduce(greatest, op=dist.ReduceOp.MAX)
+    total = (logs - greatest).exp().sum(0, keepdim=True)
+    if together:
+        dist.all_reduce(total)
+    return greatest + total.log()
+
+
+_LOSSES: dict[str, type[CenteredLoss]] = {"mean": CenteredLoss, "sinkhorn_knopp": SinkhornLoss}
+
+
 class DINO(Method):
     """Self-distillation without labels: a student matches a teacher that is its own moving average.
 
@@ -74,11 +135,17 @@ class DINO(Method):
         head_hidden_dim: Width of the head's two hidden layers.
         head_bottleneck_dim: Width of the head's normalised layer.
         norm_last_layer: Whether prototypes keep length 1.
+        head_batch_norm: Whether the head's hidden layers are normalised over the batch, which takes away what all
+            embeddings have in common.
         student_temperature: Above 0.
         teacher_temperature: Above 0; lower is sharper. DINO's own ImageNet runs warm it up from 0.04 to 0.07.
         teacher_temperature_start: Where its warm-up starts; needs `teacher_temperature_warmup_epochs`.
         teacher_temperature_warmup_epochs: Epochs of its warm-up, 0 for none.
-        center_momentum: Share of the old centre that is kept at each step, 0 to 1.
+        centering: What keeps the teacher from giving all images one answer: `mean` takes a moving mean off its scores,
+            as DINO; `sinkhorn_knopp` balances the answers of each batch, as DINOv2, and suits small batches too.
+        center_momentum: Share of the old centre that is kept at each step, 0 to 1; of `mean`.
+        koleo_weight: Weight of a term that pushes each embedding of a global view away from its nearest neighbour in
+            the batch (KoLeo; DINOv2 takes 0.1); 0 for none.
         teacher_momentum: Share of the old teacher that is kept at the first step, 0 to 1.
         teacher_momentum_end: The same at the end of the run; a cosine leads from one to the other.
         freeze_last_layer_epochs: Epochs in which the head's last layer does not move.
@@ -106,11 +173,14 @@ class DINO(Method):
         head_hidden_dim: int = 2048,
         head_bottleneck_dim: int = 256,
         norm_last_layer: bool = True,
+        head_batch_norm: bool = False,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
         teacher_temperature_start: float | None = None,
         teacher_temperature_warmup_epochs: float = 0.0,
+        centering: Literal["mean", "sinkhorn_knopp"] = "mean",
         center_momentum: float = 0.9,
+        koleo_weight: float = 0.0,
         teacher_momentum: float = 0.996,
         teacher_momentum_end: float = 1.0,
         freeze_last_layer_epochs: int = 1,
@@ -143,12 +213,18 @@ class DINO(Method):
         self.teacher_momentum = teacher_momentum
         self.teacher_momentum_end = teacher_momentum_end
         self.freeze_last_layer_epochs = freeze_last_layer_epochs
+        self.koleo_weight = koleo_weight
+        self.koleo = KoLeoLoss()
         self.export = export
         _check_ranges(self, student_temperature=student_temperature, center_momentum=center_momentum)
-        self.head = DINOHead(encoder.embed_dim, n_prototypes, head_hidden_dim, head_bottleneck_dim, norm_last_layer)
+        self.head = DINOHead(
+            encoder.embed_dim, n_prototypes, head_hidden_dim, head_bottleneck_dim, norm_last_layer, head_batch_norm
+        )
         self.teacher_encoder = make_teacher(self.encoder)
         self.teacher_head = make_teacher(self.head)
-        self.loss = CenteredLoss(n_prototypes, student_temperature, center_momentum)
+        if centering not in _LOSSES:
+            raise ConfigError(f"dino: centering='{centering}' is not known; it is 'mean' or 'sinkhorn_knopp'.")
+        self.loss = _LOSSES[centering](n_prototypes, student_temperature, center_momentum)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -169,7 +245,7 @@ class DINO(Method):
         """Set the training mode of everything but the teacher, which has no dropout and no stochastic depth."""
         super().train(mode)
         self.teacher_encoder.eval()
-        self.teacher_head.eval()
+        self.teacher_head.train(mode)  # has no dropout; batch normalisation looks at the batch, as in DINO
         return self
 
     def step(self, views: list[ChannelBatch]) -> StepOutput:
@@ -183,19 +259,22 @@ class DINO(Method):
         temperature = self.temperature_at(self.global_step) if self.training else self.teacher_temperature
         with torch.autocast(student.device.type, enabled=False):
             loss = self.loss(list(teacher.split(n_rows)), list(student.split(n_rows)), teacher_temp=temperature)
+            if self.koleo_weight:
+                spread = [self.koleo(view.float()) for view in student_embedding[: self.n_global_views]]
+                loss = loss + self.koleo_weight * torch.stack(spread).mean()
         embedding = student_embedding[0].detach().float()
-        logs = self._signals(teacher[:n_rows], temperature)
+        logs = self._signals(teacher, temperature)
         logs["agreement"] = cosine_similarity(embedding, teacher_embedding[0].float()).mean()
         return StepOutput(loss, embedding, logs)
 
     @torch.no_grad()
     def _signals(self, scores: Tensor, temperature: float) -> dict[str, Tensor]:
-        """What tells a healthy teacher from a collapsed one, from its scores of one view, (M, K).
+        """What tells a healthy teacher from a collapsed one, from its scores, (M, K).
 
         `teacher_entropy` is the mean entropy of the teacher's answers and `teacher_usage` the entropy of their mean,
         both as shares of ln K: an entropy of 1 says that it prefers no prototype, a usage of 0 that one takes all.
         """
-        probabilities = ((scores - self.loss.center[0]) / temperature).softmax(1)
+        probabilities = self.loss.answers(scores, temperature)
         scale = math.log(scores.shape[1])
         return {
             "teacher_entropy": torch.special.entr(probabilities).sum(1).mean() / scale,
