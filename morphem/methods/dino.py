@@ -361,6 +361,8 @@ def _check_ranges(method: DINO, **further: float) -> None:
     for key, value in momenta.items():
         if not 0 <= value <= 1:
             raise ConfigError(f"dino: {key}={value} has to be between 0 and 1.")
+    if not method.koleo_weight >= 0:
+        raise ConfigError(f"dino: koleo_weight={method.koleo_weight} has to be 0 or more.")
     start, epochs = method.teacher_temperature_start, method.teacher_temperature_warmup_epochs
     temperatures = {
         "student_temperature": further["student_temperature"],
