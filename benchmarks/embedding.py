@@ -1,9 +1,11 @@
 """Planes per second of `morphem.embed.extract` against a loop that encodes image by image and channel by channel.
 
 Both read the same shards in the same run and give the same features. The loop is what the field's evaluation code does:
-decode a plane with Pillow, cut the tiles, normalise, resize, one forward pass per tile and channel, with torch's own
-threads. The rounds alternate, and the best of each counts. On a busy machine the loop's threads wait for each other, so
-the ratio by the clock flatters; with OMP_NUM_THREADS=1 the ratio of CPU seconds does not.
+decode a plane with Pillow, cut the tiles, normalise, resize, one forward pass per tile and channel through all tokens
+of all blocks, with torch's own threads. The rounds alternate, and the best of each counts. On a busy machine the loop's
+threads wait for each other, so the ratio by the clock flatters; with OMP_NUM_THREADS=1 the ratio of CPU seconds does
+not. The last line is the limit: a program that did nothing but the matrix products of the network (as morphem computes
+it), at the highest rate this machine reaches on a matrix of the network's size, would have this ratio.
 
     python benchmarks/embedding.py
     python benchmarks/embedding.py --backbone vit_base_patch16_224 --device cuda --images 64 --batch-size 256
@@ -14,12 +16,14 @@ import io
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from morphem.backbones.vit import VisionTransformer
 from morphem.channels.bag_of_channels import BagOfChannels
@@ -30,6 +34,8 @@ from morphem.data.writer import ShardWriter
 from morphem.embed import extract
 from morphem.encoder import Encoder
 from morphem.normalizers import SelfNormalize
+
+_PRODUCTS = 50
 
 CHANNELS = ("nucleus", "actin", "mitochondria", "golgi", "endoplasmic reticulum")
 
@@ -80,7 +86,7 @@ def plain_loop(encoder: Encoder, root: Path, tile_px: int, device: torch.device)
                     side = encoder.input_size_px
                     if tile.shape[-1] != side:
                         tile = functional.interpolate(tile, size=(side, side), mode="bilinear", antialias=True)
-                    vectors.append(network(tile).cpu())
+                    vectors.append(network.tokens(tile)[:, 0].cpu())
             columns.append(torch.cat(vectors))
         rows.append(torch.cat(columns, dim=1))
     return torch.cat(rows).numpy()
@@ -93,6 +99,41 @@ def timed(function: Callable[[], np.ndarray], device: torch.device) -> tuple[flo
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begin, time.process_time() - begin_cpu, result
+
+
+@torch.no_grad()
+def limit_seconds(encoder: Encoder, n_planes: int, device: torch.device) -> float:
+    """Return how long the matrix products of the network alone take for some planes."""
+    backbone, side = encoder.channels.backbone, encoder.input_size_px
+    plane = torch.zeros(1, 1, side, side, device=device)
+    with FlopCounterMode(display=False) as counter:
+        backbone(plane)
+    n_tokens = 4 * (side // backbone.patch_size_px[0]) ** 2
+    tokens = torch.randn(n_tokens, backbone.embed_dim, device=device)
+    weight = torch.randn(backbone.embed_dim, 4 * backbone.embed_dim, device=device)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            seconds = [best_product(tokens, weight, device, pool, threads) for _ in range(5)]
+    finally:
+        torch.set_num_threads(threads)
+    rate = threads * _PRODUCTS * 2 * tokens.shape[0] * weight.numel() / min(seconds)
+    return n_planes * counter.get_total_flops() / rate
+
+
+def best_product(a: torch.Tensor, b: torch.Tensor, device: torch.device, pool: ThreadPoolExecutor, n: int) -> float:
+    """Return how long `n` threads take for `_PRODUCTS` products each."""
+
+    def work(_: int) -> None:
+        for _ in range(_PRODUCTS):
+            torch.mm(a, b)
+
+    begin = time.perf_counter()
+    list(pool.map(work, range(n)))
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
 
 
 def parse() -> argparse.Namespace:
@@ -154,6 +195,10 @@ def main() -> None:
         ratio, cpu_ratio = min(seconds["plain loop"]) / best, min(cpu_seconds["plain loop"]) / cpu
         rate, median = n_planes / best, np.median(seconds[name])
         print(f"{name:18} {best:8.2f} {median:9.2f} {rate:9.1f} {ratio:6.2f} {cpu:8.2f} {cpu_ratio:6.2f}")
+    limit = limit_seconds(encoder, n_planes, device)
+    print(
+        f"{'products alone':18} {limit:8.2f} {'':9} {n_planes / limit:9.1f} {min(seconds['plain loop']) / limit:6.2f}"
+    )
     print(f"largest difference of a feature: {difference:.1e}")
 
 
