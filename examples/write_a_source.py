@@ -15,10 +15,10 @@ from typing import Self
 
 import numpy as np
 
-from morphem.data.ingest import ingest
 from morphem.data.record import ImageRecord
 from morphem.data.schema import resolve_channel
 from morphem.data.shards import ShardSet
+from morphem.ingest import ingest
 from morphem.sources.base import Source
 from morphem.testing import check_source
 

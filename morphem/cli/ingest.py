@@ -1,51 +1,91 @@
 """`morphem ingest`: images to shards."""
 
 import argparse
+import os
 import sys
-
-from tqdm import tqdm
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from morphem import registry
-from morphem.data.ingest import Clip, IngestReport, StudyReport, ingest
+from morphem.cli.source_settings import read_settings
+from morphem.data.schema import load_aliases, resolve_channel
+from morphem.errors import ConfigError
+from morphem.ingest.engine import ingest
+from morphem.ingest.outcome import KEPT, REFUSED, IngestReport, RefusedError, StudyReport
+from morphem.ingest.prepare import Preparation
+from morphem.ingest.scaling import parse_clip
+from morphem.ingest.settings import IngestSettings
+
+if TYPE_CHECKING:
+    from morphem.sources.base import Source
 
 _EXAMPLE = """examples:
   morphem ingest my-study/ --output shards/
-  morphem ingest plate1/ plate2/ --output shards/ --clip 0,100
+  morphem ingest plate1/ plate2/ --output shards/ --dry-run
+  morphem ingest plate1/ --output shards/ --channel w1=nucleus --channel w2=actin --workers 8
+  morphem ingest images/ --output shards/ --source pattern \\
+      --set 'pattern=(?P<well>[A-P]\\d\\d)_s(?P<site>\\d+)_w(?P<channel>\\d)\\.tif'
+  morphem ingest my-study/ --output shards/ --cells otsu --recipe curate.yaml --dask tcp://scheduler:8786
 
-A study folder holds images and a metadata.csv with one row per channel plane. Needed columns: file,
-imaging.multi_channel_id (which planes make one image), imaging.channel_type. Others are taken where given."""
+A study folder with a metadata.csv has one row per channel plane there. Needed columns: file,
+imaging.multi_channel_id (which planes make one image), imaging.channel_type. Others are taken where given. Further
+layouts are recognised by themselves; `morphem plugins` lists them under sources.
+
+A run that was killed goes on where it stopped when the same command is given again. The shards are the same, to the
+byte, however often that happens and with however many workers.
+
+exit codes: 0 all went well; 1 nothing or not all was written (too many unusable images, see --max-bad); 2 wrong words
+on the command line; 130 stopped with Ctrl-C."""
+
+
+_FINDERS = ("source", "none", "otsu", "adaptive", "cellpose")
 
 
 def main(argv: list[str]) -> int:
-    """Read study folders and write a shard set.
+    """Read studies and write a shard set, or with `--dry-run` tell what would be read.
 
     Args:
         argv: Words after `ingest`.
 
     Returns:
-        0 if every image was written, 1 if some were left out.
+        0 if every study was written, 1 if some had too many images that cannot be used, 130 after Ctrl-C.
     """
     options = _parser().parse_args(argv)
-    source_class = registry.get("sources", options.source)
-    sources = [source_class(folder) for folder in options.folders]
-    with tqdm(total=sum(source.count for source in sources), unit="image", file=sys.stderr) as bar:
-        written: dict[str, int] = {}
-
-        def show(study: str, done: int, _: int) -> None:
-            bar.set_description(study, refresh=False)
-            bar.update(done - written.get(study, 0))
-            written[study] = done
-
-        report = ingest(
-            sources,
-            options.output,
-            clip=options.clip,
-            overwrite=options.overwrite,
-            max_failures=options.max_failures,
-            progress=show,
-        )
+    settings = _settings(options)
+    sources = _sources(options)
+    if options.dry_run:
+        return _dry_run(sources)
+    refused: RefusedError | None = None
+    try:
+        with _progress_bar({source.study: source.count for source in sources}) as show:
+            report = ingest(
+                sources, options.output, settings, workers=options.workers, dask=options.dask, progress=show
+            )
+    except RefusedError as fault:
+        refused, report = fault, fault.report
+    except KeyboardInterrupt:
+        print("morphem: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     print(summary(report))
-    return 1 if report.n_failures else 0
+    if options.report and any(study.state != KEPT for study in report.studies) and report.n_bytes:
+        from morphem.report import write_report
+
+        new = [study for study in report.studies if study.state != KEPT]
+        print(f"report: {write_report(Path(options.output), new)}")
+    if refused is not None:
+        print(f"morphem: error: {refused}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _dry_run(sources: Sequence["Source"]) -> int:
+    from morphem.ingest.survey import format_survey, survey
+
+    for source in sources:
+        print(format_survey(survey(source)))
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,41 +95,187 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", nargs="+", metavar="STUDY_FOLDER", help="a folder with images and a metadata.csv")
+    parser.add_argument(
+        "locations", nargs="+", metavar="SOURCE", help="where images are: a folder, a sheet, a zip, or s3://..."
+    )
     parser.add_argument(
         "--output", required=True, metavar="SHARDS", help="folder of the shard set; studies are added to it"
     )
-    parser.add_argument(
-        "--clip",
-        type=_clip,
-        default=(0.1, 99.9),
-        metavar="LOW,HIGH",
-        help="percentiles of a plane that become 0 and 255 (default 0.1,99.9); 'none' keeps 8-bit planes as they are",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace studies that SHARDS has already")
-    parser.add_argument(
-        "--max-failures",
-        type=int,
-        default=10,
-        metavar="N",
-        help="stop a study at N images that cannot be used (default 10)",
-    )
-    parser.add_argument(
-        "--source", default="sheet", metavar="NAME", help="plug-in that reads the folders (default sheet)"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be read, and write nothing")
+    _add_source(parser.add_argument_group("what is read"))
+    _add_images(parser.add_argument_group("what becomes of an image"))
+    _add_run(parser.add_argument_group("the run"))
     return parser
 
 
-def _clip(text: str) -> Clip:
-    if text == "none":
-        return None
+def _add_source(group: Any) -> None:
+    group.add_argument(
+        "--source", metavar="NAME", help="plug-in that reads them (default: the one that knows the layout)"
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="KEY=VALUE",
+        help="setting of the source, for example pattern=..., preset=..., study=...",
+    )
+    group.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=TYPE",
+        help="channel type of a stain's name, for example w1=nucleus",
+    )
+    group.add_argument("--aliases", metavar="FILE", help="YAML or CSV file of such names")
+    group.add_argument("--max-pixels", type=_count, metavar="N", help="refuse planes with more pixels than this")
+
+
+def _add_images(group: Any) -> None:
+    group.add_argument(
+        "--clip",
+        default="0.1,99.9",
+        metavar="LOW,HIGH",
+        help="percentiles of a plane that become 0 and 255 (default 0.1,99.9); range:200,4095 for fixed intensities; "
+        "'none' keeps 8-bit planes as they are",
+    )
+    group.add_argument(
+        "--bit-depth", type=int, choices=(8, 16), default=8, help="16 keeps intensities exactly (default 8)"
+    )
+    group.add_argument(
+        "--cells",
+        default="source",
+        metavar="FINDER",
+        help="centres of cells: source (what lies beside the images, the default), none, otsu, adaptive, cellpose, a "
+        "CSV file, or a folder of label images",
+    )
+    group.add_argument(
+        "--recipe", metavar="FILE", help="YAML file that says which images to keep, for example curate.yaml"
+    )
+    group.add_argument(
+        "--features-from",
+        metavar="MODEL",
+        help="encoder for recipes that need features (default: a small untrained one)",
+    )
+
+
+def _add_run(group: Any) -> None:
+    group.add_argument("--workers", type=_count, metavar="N", help="processes on this machine (default: one per core)")
+    group.add_argument("--dask", metavar="ADDRESS", help="Dask scheduler whose workers do it instead")
+    group.add_argument(
+        "--max-bad",
+        type=_share,
+        default=0.01,
+        metavar="SHARE",
+        help="a study with more unusable images than this is not written (default 1%%)",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace studies that SHARDS has already")
+    group.add_argument(
+        "--restart", action="store_true", help="throw away what a run with other settings left half-done"
+    )
+    group.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE")
+    return key, value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return int(text)
+
+
+def _share(text: str) -> float:
     try:
-        low, high = (float(part) for part in text.split(","))
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError as fault:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not LOW,HIGH (percentiles, for example 0.1,99.9) or none"
-        ) from fault
-    return low, high
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share such as 1% or 0.01") from fault
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not from 0 to 1 (or 0% to 100%)")
+    return share
+
+
+def _settings(options: argparse.Namespace) -> IngestSettings:
+    from morphem.cells import cells_from_option
+
+    recipe = None
+    if options.recipe is not None:
+        from morphem.curation.recipe import Recipe
+
+        recipe = Recipe.read(_config(options.recipe))
+    if options.dask is not None and options.workers is not None:
+        raise ConfigError("--workers counts processes on this machine, which --dask does not use; give one of the two.")
+    options.workers = options.workers or (1 if options.dask else len(os.sched_getaffinity(0)))
+    return IngestSettings(
+        preparation=Preparation(clip=parse_clip(options.clip), bit_depth=options.bit_depth),
+        cells=cells_from_option(_absolute(options.cells) if options.cells not in _FINDERS else options.cells),
+        recipe=recipe,
+        features_from=options.features_from,
+        pictures=options.report,
+        max_bad=options.max_bad,
+        overwrite=options.overwrite,
+        restart=options.restart,
+    )
+
+
+def _config(name: str) -> str:
+    """Path of a recipe: in the working directory, else among those that the package ships."""
+    from morphem.cli.config_files import find_config
+
+    return str(find_config(name))
+
+
+def _sources(options: argparse.Namespace) -> list["Source"]:
+    """Open every location; one location may hold several studies."""
+    from morphem.sources import find_source
+
+    aliases = load_aliases(options.aliases) if options.aliases else {}
+    aliases |= {name: resolve_channel(kind) for name, kind in options.channel}
+    sources: list[Source] = []
+    for location in map(_absolute, options.locations):
+        cls = registry.get("sources", options.source) if options.source else find_source(location)
+        settings = read_settings(cls, dict(options.set), aliases)
+        for source in cls.open(location, **settings):
+            if options.max_pixels is not None:
+                if not hasattr(source, "max_pixels"):
+                    raise ConfigError(f"the source {cls.__name__} sets no limit on pixels; leave --max-pixels out.")
+                source.max_pixels = options.max_pixels
+            sources.append(source)
+    return sources
+
+
+def _absolute(location: str) -> str:
+    """A path that does not depend on the working directory, which workers on other machines do not share."""
+    return os.path.abspath(location) if "://" not in location and os.path.exists(location) else location
+
+
+@contextmanager
+def _progress_bar(counts: Mapping[str, int]) -> Iterator[Callable[[str, int, int], None]]:
+    """Show images done, images per second and time left, over all studies.
+
+    Args:
+        counts: Images of each study, before a recipe removes some.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=sum(counts.values()), unit="image", file=sys.stderr, dynamic_ncols=True) as bar:
+        seen: dict[str, int] = {}
+
+        def show(study: str, done: int, total: int) -> None:
+            if study not in seen:  # what an earlier run has done says nothing about the speed of this one
+                bar.total += total - counts[study]
+                bar.initial += done
+                bar.n += done
+            bar.set_description(study, refresh=study not in seen)
+            bar.update(done - seen.get(study, done))
+            seen[study] = done
+
+        yield show
 
 
 def summary(report: IngestReport) -> str:
@@ -97,30 +283,44 @@ def summary(report: IngestReport) -> str:
     studies = report.studies
     planes, images = sum(study.planes for study in studies), sum(study.images for study in studies)
     size = f"{report.n_bytes / 2**20:.1f} MiB of shards in all"
-    lines = [f"{report.root}: wrote {_count(images, 'image')}, {_count(planes, 'plane')}; {size}"]
+    lines = [f"{report.root}: wrote {_number(images, 'image')}, {_number(planes, 'plane')}; {size}"]
     for study in studies:
         lines += _study_lines(study)
-    lines.append(f"next: morphem fit --config dino_boc.yaml --data.root {report.root}")
+    if report.n_bytes:
+        lines.append(f"next: morphem fit --config dino_boc.yaml --data.root {report.root}")
     return "\n".join(lines)
 
 
-def _count(number: int, what: str) -> str:
+def _number(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _study_lines(study: StudyReport) -> list[str]:
+    left_out = [f"    LEFT OUT {image_id}: {why}" for image_id, why in study.failures]
+    if study.state == KEPT:
+        return [f"  {study.study}: is in the set already, made with the same settings; --overwrite makes it again"]
+    if study.state == REFUSED:
+        return [f"  {study.study}: NOT WRITTEN", *left_out]
     types = ", ".join(f"{name} {count}" for name, count in study.channel_types.items())
-    cells = f", {_count(study.cells, 'cell')}" if study.cells else ""
-    lines = [f"  {study.study}: {_count(study.images, 'image')}, {_count(study.planes, 'plane')} ({types}){cells}"]
+    cells = f", {_number(study.cells, 'cell')}" if study.cells else ""
+    lines = [f"  {study.study}: {_number(study.images, 'image')}, {_number(study.planes, 'plane')} ({types}){cells}"]
     if study.labels:
         lines.append(f"    labels: {', '.join(study.labels)}")
+    lines += [f"    {row['step']}: {row['before']} -> {_number(row['after'], 'image')}" for row in study.curation]
     if study.flat:
-        lines.append(f"    {_count(study.flat, 'plane')} without signal between the clip limits, stored as zeros")
-    lines += [f"    {remark}: {_count(count, 'image')}" for remark, count in study.remarks.items()]
+        lines.append(f"    {_number(study.flat, 'plane')} without signal between the clip limits, stored as zeros")
+    lines += [f"    {remark}: {_number(count, 'image')}" for remark, count in study.remarks.items()]
     if study.unknown:
-        everywhere = ", ".join(
-            name if count == study.planes else f"{name} ({count})" for name, count in study.unknown.items()
-        )
+        everywhere = _listed(study.unknown, study.planes)
         lines.append(f"    unknown: {everywhere}")
-    lines += [f"    LEFT OUT {image_id}: {why}" for image_id, why in study.failures]
-    return lines
+    if study.unrecognised:
+        names = _listed(study.unrecognised, 0)
+        wells_only = all(name.startswith("well ") for name in study.unrecognised)  # as sources call them
+        remedy = "" if wells_only else "; say what stains are with --channel NAME=TYPE"
+        lines.append(f"    NOT RECOGNISED: {names}{remedy}")
+    lines += [f"    LOOK AT {sentence}" for _, _, sentence in study.lookalikes]
+    return lines + left_out
+
+
+def _listed(counts: Mapping[str, int], everywhere: int) -> str:
+    return ", ".join(name if count == everywhere else f"{name} ({count})" for name, count in counts.items())

@@ -1,6 +1,7 @@
 """Checks of a run's settings before anything heavy is imported, with the file, the line and the nearest valid name."""
 
 import ast
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -346,6 +347,7 @@ def _check_option(command: str, key: str, text: str | None, known: dict[str, str
 
 
 def shipped_configs() -> list[Path]:
-    """Return the configs that the package ships, sorted."""
+    """Return the configs of runs that the package ships, sorted; recipes of `morphem ingest` have `steps` instead."""
     folder = PACKAGE / "configs"
-    return sorted((folder if folder.is_dir() else PACKAGE.parent / "configs").glob("*.yaml"))
+    found = sorted((folder if folder.is_dir() else PACKAGE.parent / "configs").glob("*.yaml"))
+    return [path for path in found if not re.search(r"^steps:", path.read_text(), re.MULTILINE)]

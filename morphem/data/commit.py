@@ -29,24 +29,34 @@ def finish_set(root: str | Path) -> dict[str, Any]:
         DataError: If there is neither a written study nor a set, or the disk is full.
     """
     root = Path(root)
-    folders = sorted(path.parent for path in (root / layout.INCOMING).glob(f"*/{layout.MANIFEST}"))
+    folders = sorted(path.parent for path in (root / layout.INCOMING).glob(f"[!.]*/{layout.MANIFEST}"))
     new = {folder: json.loads((folder / layout.MANIFEST).read_text()) for folder in folders}
     old = json.loads((root / layout.MANIFEST).read_text()) if (root / layout.MANIFEST).exists() else None
-    if not new:
+    fresh = {folder: study for folder, study in new.items() if old is None or not _is_published(study, old)}
+    if not fresh:
         if old is None:
             raise DataError(f"'{root}' holds no written study; write one with `morphem ingest` first.")
+        with layout.writing(root):
+            _remove_leftovers(root, old, new)
         return dict(old)
-    replaced = {study["study"] for study in new.values()}
-    manifest = _merged(old, list(new.values()), replaced)
-    names = [*_write_tables(root, folders, manifest, replaced), layout.MANIFEST]
+    replaced = {study["study"] for study in fresh.values()}
+    manifest = _merged(old, list(fresh.values()), replaced)
+    names = [*_write_tables(root, list(fresh), manifest, replaced), layout.MANIFEST]
     with layout.writing(root):  # from here on files are only renamed, which needs no room; the manifest comes last
-        for folder, study in new.items():
+        for folder, study in fresh.items():
             for shard in study["shards"]:
-                os.replace(folder / shard["name"], root / shard["name"])
+                if (folder / shard["name"]).exists():  # else an earlier call was killed after it had moved this one
+                    os.replace(folder / shard["name"], root / shard["name"])
         for name in names:
             os.replace(root / (name + layout.PARTIAL), root / name)
-    _remove_leftovers(root, old, manifest, folders)
+        _remove_leftovers(root, manifest, new)
     return manifest
+
+
+def _is_published(study: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether an earlier call has put a study into the set, and was killed before it could remove its folder."""
+    made_by = old["studies"].get(study["study"], {}).get("made_by")
+    return made_by is not None and made_by == study.get("made_by") and all(s in old["shards"] for s in study["shards"])
 
 
 def _merged(old: dict[str, Any] | None, new: list[dict[str, Any]], replaced: set[str]) -> dict[str, Any]:
@@ -56,10 +66,11 @@ def _merged(old: dict[str, Any] | None, new: list[dict[str, Any]], replaced: set
     for study in new:
         shards += study["shards"]
         counts = {what: sum(shard[what] for shard in study["shards"]) for what in ("images", "planes", "cells")}
-        studies[study["study"]] = counts | {"labels": study["labels"], "cell_labels": study["cell_labels"]}
+        told = {what: study[what] for what in ("labels", "cell_labels", "made_by") if what in study}
+        studies[study["study"]] = counts | told
     return {
         "format_version": layout.FORMAT_VERSION,
-        "software": {"morphem": _version()},
+        "software": {"morphem": software_version()},
         "studies": studies,
         "labels": _union(studies, "labels"),
         "cell_labels": _union(studies, "cell_labels"),
@@ -71,7 +82,8 @@ def _union(studies: dict[str, Any], what: str) -> list[str]:
     return list(dict.fromkeys(label for study in studies.values() for label in study[what]))
 
 
-def _version() -> str:
+def software_version() -> str:
+    """Return the version of morphem that is installed."""
     try:
         return version("morphem")
     except PackageNotFoundError:
@@ -125,15 +137,35 @@ def _concatenate(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> N
         layout.sync(file)
 
 
-def _remove_leftovers(root: Path, old: dict[str, Any] | None, manifest: dict[str, Any], folders: list[Path]) -> None:
-    """Delete what the set does not name any more."""
+def _remove_leftovers(root: Path, manifest: dict[str, Any], studies: dict[Path, dict[str, Any]]) -> None:
+    """Delete what the set does not name any more; last, the folders that say which studies were written.
+
+    Args:
+        root: Folder of the shard set.
+        manifest: Of the set.
+        studies: Folder and manifest of each study that is in the set by now.
+    """
     named = {shard["name"] for shard in manifest["shards"]}
-    for shard in old["shards"] if old else []:
-        if shard["name"] not in named:
-            (root / shard["name"]).unlink(missing_ok=True)
+    for study in studies.values():
+        for shard in root.glob(f"{study['prefix']}-{'[0-9]' * 6}.tar"):
+            if shard.name not in named:
+                shard.unlink()
     if layout.CELLS not in manifest["tables"]:
         (root / layout.CELLS).unlink(missing_ok=True)
-    for folder in folders:
-        shutil.rmtree(folder)
-    if not any((root / layout.INCOMING).iterdir()):
-        (root / layout.INCOMING).rmdir()
+    for folder in studies:
+        discard(folder)
+    incoming = root / layout.INCOMING
+    if incoming.is_dir() and not any(incoming.iterdir()):
+        incoming.rmdir()
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder; killed in the middle, it leaves nothing under that name that could be taken for a whole one.
+
+    Args:
+        folder: Exists.
+    """
+    gone = folder.with_name(f".{folder.name}-gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.rename(folder, gone)
+    shutil.rmtree(gone)

@@ -41,6 +41,18 @@ where there are no cells), number of cells, the source's own channel name, and t
 CELL_COLUMNS: dict[str, str] = {"key": "string", "shard": "string", "cell": "int64", "x": "int64", "y": "int64"}
 """Columns of cells.parquet before the labels: sample key, shard file, number of the cell in its image, pixels."""
 
+QUALITY_COLUMNS: tuple[str, ...] = (
+    "quality.focus",
+    "quality.saturated",
+    "quality.empty",
+    "quality.flat",
+    "quality.illumination",
+    "quality.mean",
+    "quality.foreground",
+)
+"""Columns of metadata.parquet after those: what was measured of a plane when it was written (float64, null where it was
+not). `morphem.ingest.quality` defines each. Sets that were written without them read as if all were null."""
+
 _MAX_PREFIX = 40
 _MAX_NAME = 46
 _TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
@@ -52,7 +64,8 @@ def plane_schema(labels: Sequence[str]) -> pa.Schema:
     Args:
         labels: Label columns, which are texts and may be null.
     """
-    return _schema(COLUMNS | POSITION_COLUMNS, labels)
+    quality = [pa.field(name, pa.float64()) for name in QUALITY_COLUMNS]
+    return _schema(COLUMNS | POSITION_COLUMNS, quality, labels)
 
 
 def cell_schema(labels: Sequence[str]) -> pa.Schema:
@@ -61,12 +74,12 @@ def cell_schema(labels: Sequence[str]) -> pa.Schema:
     Args:
         labels: Label columns of cells, which are texts and may be null.
     """
-    return _schema(CELL_COLUMNS, labels)
+    return _schema(CELL_COLUMNS, [], labels)
 
 
-def _schema(fixed: dict[str, str], labels: Sequence[str]) -> pa.Schema:
+def _schema(fixed: dict[str, str], measured: Sequence[pa.Field], labels: Sequence[str]) -> pa.Schema:
     fields = [pa.field(name, _TYPES[kind], nullable=False) for name, kind in fixed.items()]
-    return pa.schema([*fields, *(pa.field(label, pa.string()) for label in labels)])
+    return pa.schema([*fields, *measured, *(pa.field(label, pa.string()) for label in labels)])
 
 
 def shard_name(prefix: str, number: int) -> str:

@@ -11,6 +11,8 @@ from morphem.data import layout
 from morphem.data.schema import COLUMNS, complete
 from morphem.errors import DataError
 
+_STORED = (np.dtype(np.uint8), np.dtype(np.uint16))
+
 
 @dataclass(frozen=True)
 class ImageRecord:
@@ -18,13 +20,16 @@ class ImageRecord:
 
     Attributes:
         image_id: The source's name of the image, unique in its study.
-        planes: Pixels of each channel, (H, W), all of one size; of any number type from a source, uint8 for the writer.
+        planes: Pixels of each channel, (H, W), all of one size; of any number type from a source, for the writer uint8
+            (levels) or uint16 (intensities).
         rows: For each plane the 22 columns of the schema; further columns are labels of the image.
         channel_names: For each plane the stain as the source names it.
-        clip_limits: For each plane the values that became 0 and 255; NaN where not given.
+        clip_limits: For each plane the values that became 0 and 255; NaN where not given. Intensities need them: a
+            reader scales with them.
         cells: Centres of cells, (N, 2), x then y in pixels, int32; None where nobody looked for cells.
         cell_labels: For each label column one text (or None) per cell.
         remarks: What reading the image decided, for example a projection; kept in the sample's JSON.
+        quality: For each plane what was measured, by name of a quality column of the layout; may lack some.
     """
 
     image_id: str
@@ -35,6 +40,7 @@ class ImageRecord:
     cells: NDArray[np.int32] | None = None
     cell_labels: Mapping[str, Sequence[str | None]] | None = None
     remarks: Sequence[str] = ()
+    quality: Sequence[Mapping[str, float]] | None = None
 
 
 def checked_rows(image: ImageRecord, study: str) -> list[dict[str, Any]]:
@@ -53,16 +59,35 @@ def checked_rows(image: ImageRecord, study: str) -> list[dict[str, Any]]:
         )
     if image.clip_limits is not None and len(image.clip_limits) != n_planes:
         raise DataError(f"{where} has {n_planes} planes but {len(image.clip_limits)} clip limits.")
-    for i, plane in enumerate(image.planes):
-        if plane.ndim != 2 or plane.dtype != np.uint8 or plane.shape != image.planes[0].shape or not plane.size:
-            raise DataError(
-                f"{where}: plane {i} is {plane.dtype} of shape {plane.shape}; all planes of an image must be uint8 "
-                f"of one size, here {image.planes[0].shape}."
-            )
+    _check_pixels(image, where)
     rows = [complete(row) for row in image.rows]
+    _check_quality(image, where)
     _check_columns(rows, image, where, study)
     _check_cells(image, where)
     return rows
+
+
+def _check_pixels(image: ImageRecord, where: str) -> None:
+    first = image.planes[0]
+    for i, plane in enumerate(image.planes):
+        alike = plane.shape == first.shape and plane.dtype == first.dtype
+        if plane.ndim != 2 or not plane.size or plane.dtype not in _STORED or not alike:
+            raise DataError(
+                f"{where}: plane {i} is {plane.dtype} of shape {plane.shape}; all planes of an image must be uint8 of "
+                f"one size, or all uint16, here {first.shape}."
+            )
+        if plane.dtype == np.uint16 and (image.clip_limits is None or not np.isfinite(image.clip_limits[i]).all()):
+            raise DataError(f"{where}: plane {i} is uint16 without clip limits, which readers need; give both of them.")
+
+
+def _check_quality(image: ImageRecord, where: str) -> None:
+    if image.quality is None:
+        return
+    if len(image.quality) != len(image.planes):
+        raise DataError(f"{where} has {len(image.planes)} planes but {len(image.quality)} sets of quality values.")
+    for name in (name for values in image.quality for name in values):
+        if name not in layout.QUALITY_COLUMNS:
+            raise DataError(f"{where}: '{name}' is no quality column; allowed: {', '.join(layout.QUALITY_COLUMNS)}.")
 
 
 def _check_columns(rows: list[dict[str, Any]], image: ImageRecord, where: str, study: str) -> None:
@@ -79,7 +104,7 @@ def _check_columns(rows: list[dict[str, Any]], image: ImageRecord, where: str, s
             if row[column] != value:
                 raise DataError(f"{where}: plane {i} says {column} is {row[column]!r}, but it is {value!r}.")
         for label in labels_of([row]):
-            if label in layout.POSITION_COLUMNS:
+            if label in layout.POSITION_COLUMNS or label in layout.QUALITY_COLUMNS:
                 raise DataError(f"{where}: '{label}' is a column of the shard set itself; rename the label.")
 
 

@@ -5,10 +5,12 @@ Source: the metadata table of CHAMMI-75, one row per channel plane, missing valu
 """
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -161,6 +163,107 @@ def resolve_channel(name: str, aliases: Mapping[str, str] | None = None) -> str:
     return found
 
 
+_WORD = re.compile(r"[^\W\d_]+|\d+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # OrigDNA, MitoTracker
+_COLOURS = ("r", "g", "b", "red", "green", "blue")  # of a dye or a filter, more often than of a camera
+_ALONE = (*_COLOURS, "ph", "pm", "em", "trans", "phase", "electron", "dead", "other", UNKNOWN)  # mean little in a name
+_GENERIC = ("protein", "assorted")  # give way to what is more exact
+
+
+def guess_channel(name: str, aliases: Mapping[str, str] | None = None) -> str | None:
+    """Return the channel type that a stain's name tells without doubt, or None.
+
+    A name of the vocabulary or an alias is taken first. Else the names that occur in it as whole words are looked for:
+    `DNA (DAPI)` and `w1 Hoechst 33342 405nm` are `nucleus`. Names of two types, or of none, tell nothing; `protein`
+    gives way to any other type.
+
+    Args:
+        name: As a microscope or a sheet calls the channel.
+        aliases: Further names, each with the channel type (or alias) that it stands for; they go first.
+
+    Raises:
+        ChannelError: If an alias stands for a channel type that does not exist.
+    """
+    extra = {_fold(alias): target for alias, target in (aliases or {}).items()}
+    if _fold(name) in extra or _fold(name) in _channel_spellings():
+        return resolve_channel(name, aliases)
+    found = _types_within(_words(name)) or _types_within(_words(_HUMP.sub(" ", name)))
+    kinds = found - set(_GENERIC) or found
+    return next(iter(kinds)) if len(kinds) == 1 else None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.casefold()))
+
+
+@cache
+def _types_by_words() -> dict[tuple[str, ...], str]:
+    return {
+        _words(spelling): name
+        for name, entry in channel_vocabulary().items()
+        for spelling in (name, *entry.aliases)
+        if spelling not in _ALONE
+    }
+
+
+def _types_within(words: tuple[str, ...]) -> set[str]:
+    """Return the types whose spellings occur in some words, the longest first; a word counts for one of them."""
+    known = _types_by_words()
+    longest = max(map(len, known))
+    found, start = set(), 0
+    while start < len(words):
+        lengths = [n for n in range(min(longest, len(words) - start), 0, -1) if words[start : start + n] in known]
+        if lengths:
+            found.add(known[words[start : start + lengths[0]]])
+        start += lengths[0] if lengths else 1
+    return found
+
+
+def load_aliases(path: str | Path) -> dict[str, str]:
+    """Read names of stains and the channel types that they stand for.
+
+    Args:
+        path: A YAML mapping (`w1: nucleus`), or a CSV with the columns `name` and `channel_type`.
+
+    Raises:
+        ChannelError: If a channel type is not in the vocabulary.
+        DataError: If it is no such file, or gives one name twice.
+    """
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        pairs = _csv_pairs(text) if Path(path).suffix.lower() == ".csv" else _yaml_pairs(yaml.compose(text))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, csv.Error) as fault:
+        raise DataError(f"'{path}' cannot be read: {' '.join(str(fault).split())}.") from fault
+    if pairs is None:
+        raise DataError(f"'{path}' must be a YAML mapping (name: channel type) or a CSV of name,channel_type.")
+    aliases: dict[str, str] = {}
+    for name, target in pairs:
+        if aliases.setdefault(name, target) != target:
+            raise DataError(f"'{path}' says that '{name}' is '{aliases[name]}' and '{target}'; keep one of them.")
+        try:
+            resolve_channel(target)
+        except ChannelError as fault:
+            raise ChannelError(f"'{path}', '{name}': {fault}") from fault
+    return aliases
+
+
+def _csv_pairs(text: str) -> list[tuple[str, str]] | None:
+    lines = csv.DictReader(text.splitlines())
+    if not {"name", "channel_type"} <= set(lines.fieldnames or ()):
+        return None
+    return [(line["name"], line["channel_type"] or "") for line in lines]
+
+
+def _yaml_pairs(node: Any) -> list[tuple[str, str]] | None:
+    """Pairs of a YAML mapping as written: repeated names are seen, and numbers and `no` stay texts."""
+    pairs: Any = getattr(node, "value", ())
+    if getattr(node, "id", "") != "mapping" or any(part.id != "scalar" for pair in pairs for part in pair):
+        return None
+    return [(name.value, target.value) for name, target in pairs]
+
+
 @cache
 def _suggestions() -> tuple[str, ...]:
     return tuple(s for entry in channel_vocabulary().values() for s in (entry.name, *entry.aliases))
@@ -213,6 +316,15 @@ def complete(row: Mapping[str, Any]) -> dict[str, Any]:
 def is_missing(value: Any) -> bool:
     """Whether a cell of a table says nothing: None, NaN, an empty text, or the text `nan`."""
     return value is None or bool(pd.isna(value)) or str(value).strip().casefold() in ("", "nan")
+
+
+def missing_in(values: "pd.Series[str]") -> "pd.Series[bool]":
+    """Tell for each text of a column whether `is_missing`, without a call per row.
+
+    Args:
+        values: A column of texts.
+    """
+    return values.isna() | values.str.strip().str.casefold().isin(("", "nan"))
 
 
 def _text(value: Any) -> str:

@@ -231,15 +231,15 @@ class ShardSet:
         """
         schema = self._schema
         for column in columns or ():
-            if column not in schema.names:
+            if column not in schema.names and column not in layout.QUALITY_COLUMNS:
                 close = ", ".join(nearest(column, schema.names)) or ", ".join(schema.names)
                 raise DataError(f"'{self.root}' has no column '{column}'; nearest: {close}.")
-        names = None if columns is None else list(columns)
+        names = None if columns is None else [column for column in columns if column in schema.names]
         selected = self._read(layout.METADATA, names, None if query is None else compile_query(query, schema))
         if query is not None and not selected.num_rows:
             used = self._read(layout.METADATA, columns_of(query, schema), None)
             raise DataError(explain_empty(query, used, self.root))
-        return selected
+        return _with_quality(selected, columns)
 
     def cells(self) -> pa.Table | None:
         """Read the cells of all images: key, shard, cell, x, y and label columns; None if no image has cells."""
@@ -294,6 +294,14 @@ class ShardSet:
                 yield f"'{name}' is missing"
             elif path.stat().st_size != entry["bytes"]:
                 yield f"'{name}' has {path.stat().st_size} bytes instead of {entry['bytes']}"
+
+
+def _with_quality(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Add quality columns that were asked for (all, without `columns`) and that an older set lacks: as nulls."""
+    for name in layout.QUALITY_COLUMNS:
+        if name not in table.column_names and (columns is None or name in columns):
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
+    return table if columns is None else table.select(list(columns))
 
 
 def _bad_files(root: str, bad: list[str]) -> str:

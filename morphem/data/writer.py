@@ -63,7 +63,7 @@ class ShardWriter:
         self.prefix = layout.file_prefix(study)
         self._folder = self.root / layout.INCOMING / self.prefix
         self._shards: list[dict[str, Any]] = []
-        self._open: _OpenShard | None = None
+        self._open: OpenShard | None = None
         self._keys: set[str] = set()
         self._ids: set[str] = set()
         self._labels: list[str] = []
@@ -90,7 +90,7 @@ class ShardWriter:
         """Write one image.
 
         Args:
-            image: Its planes must be uint8.
+            image: Its planes must be uint8 or uint16.
 
         Returns:
             The sample key that it got.
@@ -106,7 +106,7 @@ class ShardWriter:
         key = layout.sample_key(self.prefix, image.image_id, self._keys)
         labels, cell_labels = labels_of(rows), list(image.cell_labels or {})
         if self._open is None:
-            self._open = _OpenShard(self._folder / layout.shard_name(self.prefix, len(self._shards)))
+            self._open = OpenShard(self._folder / layout.shard_name(self.prefix, len(self._shards)))
         self._open.add(key, image, rows, labels)
         self._ids.add(image.image_id)
         self._keys.add(key)
@@ -161,8 +161,12 @@ def refuse_existing(root: Path, study: str, overwrite: bool) -> None:
             )
 
 
-class _OpenShard:
-    """One tar file while it is written, with the rows of its tables."""
+class OpenShard:
+    """One tar file while it is written, with the rows of its tables.
+
+    Args:
+        path: The finished file; until then it has a partial name beside it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -179,7 +183,7 @@ class _OpenShard:
         """Write the members of one sample and keep its rows."""
         start = self.n_bytes
         with layout.writing(self.path):
-            spans = [self._member(f"{key}.c{i:02d}.png", png.encode(plane)) for i, plane in enumerate(image.planes)]
+            spans = [self._member(f"{key}.c{i:02d}.png", _to_png(image, i)) for i in range(len(rows))]
             self._member(f"{key}.json", _describe(key, image, rows, labels))
             cells = (-1, 0) if image.cells is None else self._member(f"{key}.cells.npy", _to_npy(image.cells))
         common = {
@@ -196,9 +200,31 @@ class _OpenShard:
             texts = {label: None if is_missing(row.get(label)) else str(row[label]) for label in labels}
             place = {"plane_offset": spans[i][0], "plane_nbytes": spans[i][1], "channel_name": image.channel_names[i]}
             clip = {"clip_low": float(limits[i][0]), "clip_high": float(limits[i][1])}
-            self._planes.append({column: row[column] for column in COLUMNS} | common | place | clip | texts)
+            quality = {name: image.quality[i].get(name) if image.quality else None for name in layout.QUALITY_COLUMNS}
+            self._planes.append({column: row[column] for column in COLUMNS} | common | place | clip | quality | texts)
         if image.cells is not None and len(image.cells):
             self._cells.append(_cell_table(key, self.path.name, image))
+        self.n_images += 1
+
+    def copy(self, sample: bytes, rows: list[dict[str, Any]], cells: pa.Table | None) -> None:
+        """Write a sample that is finished already and keep its rows, with their places corrected.
+
+        Args:
+            sample: All its members, as they lie in another tar.
+            rows: Its rows in that tar's table of planes.
+            cells: Its rows in that tar's table of cells; None without cells.
+        """
+        shift = self.n_bytes - int(rows[0]["sample_offset"])
+        with layout.writing(self.path):
+            self._write(sample)
+        for row in rows:
+            moved = {name: row[name] + shift for name in ("sample_offset", "plane_offset")}
+            moved["cells_offset"] = row["cells_offset"] + shift if row["cells_offset"] >= 0 else -1
+            self._planes.append(row | moved | {"shard": self.path.name})
+        if cells is not None:
+            place = cells.schema.get_field_index("shard")
+            names = pa.array([self.path.name] * len(cells), pa.string())
+            self._cells.append(cells.set_column(place, cells.schema.field(place), names))
         self.n_images += 1
 
     def _member(self, name: str, data: bytes) -> tuple[int, int]:
@@ -269,6 +295,13 @@ def _describe(key: str, image: ImageRecord, rows: list[dict[str, Any]], labels: 
         "remarks": list(image.remarks),
     }
     return json.dumps(described, ensure_ascii=False, allow_nan=True).encode("utf-8", "backslashreplace")
+
+
+def _to_png(image: ImageRecord, plane: int) -> bytes:
+    """One plane as PNG; with 16 bit the clip limits go into the file."""
+    if image.clip_limits is None or image.planes[plane].dtype == np.uint8:
+        return png.encode(image.planes[plane])
+    return png.encode(image.planes[plane], limits=image.clip_limits[plane])
 
 
 def _to_npy(cells: NDArray[Any]) -> bytes:

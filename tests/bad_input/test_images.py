@@ -41,7 +41,12 @@ def test_one_unreadable_image_is_left_out_and_the_others_are_kept(command, tmp_p
     table = pd.read_csv(folder / "metadata.csv")
     other = table.assign(**{"file": "b.png", "imaging.multi_channel_id": "b"})
     pd.concat([table, other]).to_csv(folder / "metadata.csv", index=False)
-    outcome = command("ingest", folder, "--output", tmp_path / "out")
-    assert outcome.code == 1
+    arguments = ("ingest", folder, "--output", tmp_path / "out")
+    strict = command(*arguments)
+    assert strict.code == 1
+    assert "b.png" in strict.out + strict.err
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    outcome = command(*arguments, "--max-bad", "50%")
+    assert outcome.code == 0
     assert "b.png" in outcome.out + outcome.err
     assert ShardSet(tmp_path / "out").table().num_rows == 1

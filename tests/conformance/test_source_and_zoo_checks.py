@@ -47,6 +47,44 @@ class OtherStudy(SheetSource):
         return type(image)(**{**vars(image), "rows": [{**row, "experiment.study": "else"} for row in image.rows]})
 
 
+class OtherTable(SheetSource):
+    """Has a plane table in another order than its images."""
+
+    def table(self):
+        return super().table().iloc[::-1]
+
+
+class NumbersInTable(SheetSource):
+    """Has numbers in its plane table."""
+
+    def table(self):
+        return super().table().assign(dose=1.5)
+
+
+class BareTable(SheetSource):
+    """Has a plane table without channel types."""
+
+    def table(self):
+        return super().table().drop(columns="imaging.channel_type")
+
+
+class Fragile(SheetSource):
+    """Fails where it meets a layout that is not its own."""
+
+    @classmethod
+    def recognises(cls, files):
+        return files.names()[0] == "metadata.csv"
+
+
+class Bound(SheetSource):
+    """Cannot be sent to another process."""
+
+    def only(self, image_ids):
+        part = super().only(image_ids)
+        part.bound = lambda: None
+        return part
+
+
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
@@ -54,6 +92,11 @@ class OtherStudy(SheetSource):
         (Unstable, "has other pixels when it is read again"),
         (Aliased, "is called 'DNA', an alias; resolve it to 'nucleus'"),
         (OtherStudy, "says study 'else' instead of 'tiny'"),
+        (OtherTable, "has a plane table of the images"),
+        (NumbersInTable, r"values that are no texts in \['dose'\]"),
+        (BareTable, r"has a plane table without \['imaging\.channel_type'\]"),
+        (Fragile, "fails when it is asked for a layout: IndexError"),
+        (Bound, "cannot be sent to another process"),
     ],
 )
 def test_a_bad_source_is_caught(cls, message):

@@ -178,10 +178,10 @@ def test_a_box_outside_of_the_plane_is_refused(box: tuple[int, int, int, int]) -
 
 @pytest.mark.parametrize(
     "plane",
-    [np.zeros((2, 3), np.uint16), np.zeros((2, 3, 3), np.uint8), np.zeros((0, 3), np.uint8), np.zeros(3, np.uint8)],
+    [np.zeros((2, 3), np.int16), np.zeros((2, 3, 3), np.uint8), np.zeros((0, 3), np.uint8), np.zeros(3, np.uint16)],
 )
-def test_only_grey_planes_of_8_bit_are_written(plane: np.ndarray) -> None:
-    with pytest.raises(DataError, match="must be uint8"):
+def test_only_grey_planes_of_8_or_16_bit_are_written(plane: np.ndarray) -> None:
+    with pytest.raises(DataError, match="must be uint8 or uint16"):
         png.encode(plane)
 
 

@@ -1,12 +1,22 @@
 import csv
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from morphem.data import schema
-from morphem.data.schema import COLUMNS, channel_vocabulary, complete, resolve_channel, resolve_microscopy, validate
+from morphem.data.schema import (
+    COLUMNS,
+    channel_vocabulary,
+    complete,
+    guess_channel,
+    load_aliases,
+    resolve_channel,
+    resolve_microscopy,
+    validate,
+)
 from morphem.errors import ChannelError, DataError
 from tests.data.records import make_image
 
@@ -126,3 +136,117 @@ def test_the_table_of_scales_has_sides_and_sources_for_75_studies() -> None:
         assert line["scale_1"] == "full" or int(line["scale_1"]) > 0
         assert line["scale_2"] in ("", "full") or int(line["scale_2"]) > 0
         assert line["source"]
+
+
+# Channel types of https://github.com/CaicedoLab/CHAMMI-75/blob/e325bea4/utils/segmentation/config.tsv
+PUBLISHED = (
+    "er",
+    "microtubules",
+    "nucleus",
+    "protein",
+    "cell body",
+    "sub-nuclear",
+    "cytosol",
+    "cytoskeleton",
+    "proliferation",
+    "golgi",
+    "mitochondria",
+    "rna",
+    "assorted",
+    "bright-field",
+    "membrane",
+    "centrosomes",
+    "circadian rhythm",
+    "agp",
+    "differential interference contrast (DIC)",
+    "b",
+    "g",
+    "r",
+    "dark-field",
+    "phase-contrast",
+    "KTR",
+    "electron microscope",
+    "endoplasmic reticulum",
+    "golgi body",
+    "RNA",
+)
+
+
+def test_every_channel_type_of_chammi_75_is_known_and_none_falls_together_with_another() -> None:
+    types = {resolve_channel(name) for name in PUBLISHED}
+    assert len(types) == 26  # three have two spellings
+    assert not types & {"other", "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("name", "channel_type"),
+    [
+        ("DAPI", "nucleus"),
+        ("Hoechst 33342", "nucleus"),
+        ("nuclear stain", "nucleus"),
+        ("DNA (DAPI)", "nucleus"),
+        ("w1 HOECHST-33342 405nm", "nucleus"),
+        ("OrigDNA", "nucleus"),
+        ("OrigBrightfield", "bright-field"),
+        ("Mitotracker Deep Red", "mitochondria"),
+        ("Alexa Fluor 568 Phalloidin", "actin"),
+        ("WGA + Phalloidin", "actin golgi plasma membrane"),
+        ("SYTO 14", "rna"),
+        ("GFP-Tubulin", "microtubules"),
+        ("gamma-tubulin", "centrosome"),
+        ("anti-LAMP1 antibody", "lysosome"),
+        ("antibody 7", "protein"),
+        ("Red", "r"),
+    ],
+)
+def test_names_of_stains_tell_their_channel_type(name: str, channel_type: str) -> None:
+    assert guess_channel(name) == channel_type
+
+
+@pytest.mark.parametrize("name", ["Alexa 488", "Cy5", "GFP", "ER, RNA", "Channel 1", "deep red", "NF-kB p65", "", "12"])
+def test_names_that_tell_nothing_or_two_things_are_not_guessed(name: str) -> None:
+    assert guess_channel(name) is None
+
+
+def test_aliases_of_the_user_go_before_a_guess() -> None:
+    assert guess_channel("Alexa 488", {"alexa-488": "ER"}) == "endoplasmic reticulum"
+    assert guess_channel("DAPI (old)", {"DAPI (old)": "rna"}) == "rna"
+    with pytest.raises(ChannelError, match="No channel type 'zzz'"):
+        guess_channel("w1", {"w1": "zzz"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "w1: DAPI\nyes: er\n488: Mito\n"),
+        ("a.csv", "name,channel_type\nw1,DAPI\nyes,er\n488,Mito\n"),
+    ],
+)
+def test_aliases_are_read_from_yaml_and_csv_with_names_as_written(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    aliases = load_aliases(tmp_path / name)
+    assert aliases == {"w1": "DAPI", "yes": "er", "488": "Mito"}
+    assert resolve_channel("YES", aliases) == "endoplasmic reticulum"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "- w1\n", "must be a YAML mapping"),
+        ("a.yaml", "", "must be a YAML mapping"),
+        ("a.yaml", "w1: [a, b]\n", "must be a YAML mapping"),
+        ("a.yaml", "w1: {\n", "cannot be read"),
+        ("a.csv", "stain,type\nw1,er\n", "must be a YAML mapping"),
+        ("a.yaml", "w1: er\nw1: rna\n", "says that 'w1' is 'er' and 'rna'"),
+        ("a.yaml", "w1: mitocondria\n", "'w1': No channel type 'mitocondria'; nearest: 'mitochondria'"),
+    ],
+)
+def test_a_wrong_file_of_aliases_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises((DataError, ChannelError), match=message):
+        load_aliases(tmp_path / name)
+
+
+def test_a_missing_file_of_aliases_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.yaml' cannot be read"):
+        load_aliases(tmp_path / "a.yaml")

@@ -178,7 +178,7 @@ def test_a_disk_that_fills_while_a_tar_is_written_leaves_nothing(
     def full(self: object, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writer._OpenShard, "_write", full)
+    monkeypatch.setattr(writer.OpenShard, "_write", full)
     with pytest.raises(DataError, match=r"study-000000\.tar' could not be written: the disk is full"):
         write_set(tmp_path, [make_image()])
     assert not list(tmp_path.rglob("*.tar*"))

@@ -1,0 +1,78 @@
+"""Cells of an image, and what a cell finder and a cell reader owe."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morphem.spec import Configurable
+
+if TYPE_CHECKING:
+    from morphem.data.record import ImageRecord
+
+
+class Cells(NamedTuple):
+    """Cells of one image.
+
+    Attributes:
+        centres: x then y in pixels, (N, 2), int32.
+        labels: For each label column one text or None per cell.
+        remark: What was left out, or None.
+    """
+
+    centres: NDArray[np.int32]
+    labels: dict[str, list[str | None]]
+    remark: str | None
+
+
+class CellFinder(Configurable, ABC):
+    """Finds the cells of an image, the same ones whenever it is asked."""
+
+    @abstractmethod
+    def find(self, image: "ImageRecord") -> Cells | None:
+        """Return the cells of an image, or None where nobody could look for them.
+
+        Args:
+            image: As a source gives it: pixels of any number type.
+
+        Raises:
+            DataError: If cells were promised and cannot be read.
+        """
+
+
+class CellReader(ABC):
+    """Knows where the cells of a source's images are written; needs the rows of an image, not its pixels.
+
+    It is called by the source, `reader(rows, height, width)`, and pickled with it.
+    """
+
+    @abstractmethod
+    def __call__(self, rows: Sequence[Mapping[str, str]], height: int, width: int) -> Cells | None:
+        """Return the cells of one image, or None where nobody looked for them.
+
+        Args:
+            rows: Rows of the image in the plane table, with `file` (name inside the location).
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+
+        Raises:
+            DataError: If cells were promised and cannot be read.
+        """
+
+
+def cells_inside(points: NDArray[np.floating], height: int, width: int, what: str) -> Cells:
+    """Round points to pixels and leave out those that are not numbers or not in the image.
+
+    Args:
+        points: x then y in pixels, (N, 2).
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        what: How the remark calls a point, for example `centroid`.
+    """
+    finite = np.isfinite(points).all(axis=1)
+    rounded = np.rint(np.where(finite[:, None], points, -1))
+    good = finite & (rounded >= 0).all(axis=1) & (rounded < (width, height)).all(axis=1)
+    remark = None if good.all() else f"{what}s outside of the image left out"
+    return Cells(rounded[good].astype(np.int32), {}, remark)

@@ -1,0 +1,1 @@
+"""Readers: where files are, and one plane out of an image file."""
