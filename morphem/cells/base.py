@@ -30,6 +30,14 @@ class Cells(NamedTuple):
 class CellFinder(Configurable, ABC):
     """Finds the cells of an image, the same ones whenever it is asked."""
 
+    def without_cells(self, image: "ImageRecord") -> str | None:
+        """Return what to remark of an image for which `find` gave None; None where nobody wanted cells.
+
+        Args:
+            image: As `find` saw it.
+        """
+        return f"no cells: {type(self).__name__} found nothing to look at"
+
     @abstractmethod
     def find(self, image: "ImageRecord") -> Cells | None:
         """Return the cells of an image, or None where nobody could look for them.

@@ -30,6 +30,10 @@ class NoCells(CellFinder):
         """Return None."""
         return None
 
+    def without_cells(self, image: "ImageRecord") -> str | None:
+        """Return None: no cells are what was asked for."""
+        return None
+
 
 class CellsPerStudy(CellFinder):
     """Finds the cells of each study in its own way.
@@ -56,6 +60,11 @@ class CellsPerStudy(CellFinder):
             return None
         labels = {name: list(values) for name, values in (image.cell_labels or {}).items()}
         return Cells(image.cells, labels, None)
+
+    def without_cells(self, image: "ImageRecord") -> str | None:
+        """Return what the study's finder remarks; None where the study takes the source's cells."""
+        finder = self.finders.get(str(image.rows[0].get("experiment.study")), self.default)
+        return None if finder is None else finder.without_cells(image)
 
 
 def cells_from_option(text: str, **settings: Any) -> CellFinder | None:

@@ -96,6 +96,10 @@ class ClassicalCells(CellFinder):
             return None
         return Cells(centres_of(self.segment(plane)), {}, None)
 
+    def without_cells(self, image: "ImageRecord") -> str | None:
+        """Say which channel is missing."""
+        return f"no cells were looked for, because there is no channel {' or '.join(self.channels)}"
+
     def segment(self, plane: NDArray[Any]) -> Labels:
         """Return the objects of a plane: 0 is background, cells are numbered from 1, (H, W).
 

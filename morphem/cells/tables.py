@@ -83,6 +83,10 @@ class CellsFromLabelImages(CellFinder):
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
+    def without_cells(self, image: "ImageRecord") -> str | None:
+        """Say that the file is missing."""
+        return "no cells, because there is no label image of it"
+
     def find(self, image: "ImageRecord") -> Cells | None:
         """Return the centres of the objects in the image's label image; None if it has none.
 

@@ -91,6 +91,7 @@ def _same(plane: np.ndarray, other: np.ndarray) -> bool:
 def _with_cells(image: ImageRecord, finder: CellFinder) -> ImageRecord:
     found = finder.find(image)
     if found is None:
-        return replace(image, cells=None, cell_labels=None)
+        told = finder.without_cells(image)
+        return replace(image, cells=None, cell_labels=None, remarks=[*image.remarks, *([told] if told else [])])
     remarks = [*image.remarks, *([found.remark] if found.remark else [])]
     return replace(image, cells=found.centres, cell_labels=found.labels, remarks=remarks)

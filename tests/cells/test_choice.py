@@ -9,7 +9,9 @@ from morphem.cells.cellpose import CellposeCells
 from morphem.cells.choice import CellsPerStudy, NoCells
 from morphem.cells.classical import ClassicalCells
 from morphem.cells.tables import CellsFromLabelImages, CellsFromTable
+from morphem.data.record import ImageRecord
 from morphem.errors import ConfigError, MorphemError
+from morphem.ingest.prepare import Preparation, prepare
 from tests.cells.images import discs, record
 
 
@@ -95,3 +97,15 @@ def test_a_finder_can_be_sent_to_another_process(text: str) -> None:
 def test_an_unknown_channel_is_refused_before_any_image_is_read() -> None:
     with pytest.raises(MorphemError, match="No channel type 'nucleos'"):
         cells_from_option("otsu:channel=nucleos")
+
+
+def test_an_image_without_the_channel_of_a_detector_says_so():
+    image = ImageRecord("i", [np.zeros((8, 8), np.uint16)], [{"imaging.channel_type": "actin"}], ["phalloidin"])
+    prepared = prepare(image, Preparation(), cells_from_option("otsu"))
+    assert prepared.cells is None
+    assert list(prepared.remarks) == ["no cells were looked for, because there is no channel nucleus"]
+
+
+def test_no_cells_where_none_were_wanted_is_not_remarked():
+    image = ImageRecord("i", [np.zeros((8, 8), np.uint16)], [{"imaging.channel_type": "actin"}], ["phalloidin"])
+    assert not prepare(image, Preparation(), cells_from_option("none")).remarks

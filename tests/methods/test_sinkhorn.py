@@ -78,7 +78,7 @@ def test_a_method_with_balanced_targets_trains_and_logs_their_entropy():
 
 
 def test_the_teacher_s_head_looks_at_the_batch_where_it_is_normalised():
-    head = tiny_dino(head_batch_norm=True).train().teacher_head
+    head = tiny_dino(head_batch_norm=True).teacher_head  # as Lightning finds it: it does not call train()
     rows = torch.randn(16, head.layers[0].in_features)
     torch.testing.assert_close(head(rows + 5.0), head(rows), rtol=1e-4, atol=1e-5)
 
