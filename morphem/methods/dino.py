@@ -221,7 +221,8 @@ class DINO(Method):
             encoder.embed_dim, n_prototypes, head_hidden_dim, head_bottleneck_dim, norm_last_layer, head_batch_norm
         )
         self.teacher_encoder = make_teacher(self.encoder)
-        self.teacher_head = make_teacher(self.head)
+        # Lightning leaves modes as they are; in evaluation mode a batch normalisation would not look at the batch.
+        self.teacher_head = make_teacher(self.head).train()
         if centering not in _LOSSES:
             raise ConfigError(f"dino: centering='{centering}' is not known; it is 'mean' or 'sinkhorn_knopp'.")
         self.loss = _LOSSES[centering](n_prototypes, student_temperature, center_momentum)
