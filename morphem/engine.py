@@ -61,4 +61,5 @@ def split_crops(batch: ChannelBatch, n_planes: int) -> Iterator[ChannelBatch]:
             seeds=batch.seeds[first:last],
             boxes=batch.boxes[first:last],
             rows=batch.rows[first:last],
+            labels=batch.labels[first:last],
         )

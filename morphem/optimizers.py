@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from morphem.errors import ConfigError
 from morphem.schedules import Horizon, cosine, warmup_cosine
+from morphem.sharding import local, norms
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,23 @@ def weight_decay_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"name": "decayed", "params": decayed}, {"name": "exempt", "params": exempt, "weight_decay": 0.0}]
 
 
+def fill_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters that have not been stepped yet the state that AdamW would begin with.
+
+    Parameters that stand still at first, as a frozen last layer, would have none, and checkpoints that are loaded in
+    shares have to hold the state of every parameter.
+
+    Args:
+        optimizer: Any; only AdamW's state is known.
+    """
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        if not optimizer.state[parameter]:
+            running = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.tensor(0.0), **running}
+
+
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
     """Give all groups a learning rate, and the group `decayed` a weight decay."""
     for group in optimizer.param_groups:
@@ -124,6 +142,5 @@ def clip_per_tensor(parameters: Iterable[Tensor], max_norm: float) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
-    norms = torch.stack(torch._foreach_norm(gradients))  # (number of tensors,)
-    scales = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, scales.unbind())
+    scales = (max_norm / (norms(gradients) + 1e-6)).clamp(max=1.0)  # (number of tensors,)
+    torch._foreach_mul_([local(gradient) for gradient in gradients], scales.unbind())

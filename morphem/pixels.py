@@ -129,4 +129,5 @@ def select_images(batch: ChannelBatch, images: Tensor, planes: Tensor, size: Seq
         seeds=batch.seeds[images],
         boxes=batch.boxes[images],
         rows=batch.rows[images],
+        labels=batch.labels[images] if batch.labels.shape[1] else batch.labels,
     )

@@ -70,8 +70,19 @@ def to_spec(part: Configurable) -> Spec:
     Raises:
         WeightsError: If an argument cannot be written as plain data, or was passed without a name.
     """
-    name = _name_of(type(part))
+    name = _name_of(class_of(part))
     return {"name": name, "init_args": _plain_arguments(part.__dict__.get("_init_args", {}), name)}
+
+
+def class_of(part: object) -> type:
+    """Return the class that an object was built from: sharding puts a class of torch's before it.
+
+    Args:
+        part: Any object.
+    """
+    first, *rest = type(part).__mro__
+    sharded = bool(rest) and rest[0].__module__.startswith("torch.distributed.fsdp")
+    return rest[1] if sharded else first
 
 
 def _name_of(cls: type) -> str:

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from morphem.sharding import local
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -32,8 +34,8 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
         student: The network that it was copied from.
         momentum: 0 copies the student, 1 leaves the teacher where it is.
     """
-    targets: list[Tensor] = list(teacher.parameters())
-    sources: list[Tensor] = list(student.parameters())
+    targets: list[Tensor] = [local(parameter) for parameter in teacher.parameters()]  # shares are cut in the same way
+    sources: list[Tensor] = [local(parameter) for parameter in student.parameters()]
     if targets:
         torch._foreach_lerp_(targets, sources, 1.0 - momentum)
     for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+_NO_LABELS = torch.empty(0, 0, dtype=torch.int64)
+
 
 class ChannelBatch(NamedTuple):
     """Images of any channel count, plane after plane: the compressed-row form of a batch of images.
@@ -29,6 +31,8 @@ class ChannelBatch(NamedTuple):
             the data and the sample alone, so that a view is the same whatever else is in the batch.
         boxes: Where the crop lies in its image: y, x, height, width in pixels, (N, 4), int64.
         rows: Position of each image in the plan that made it (stream index, or row of a table), (N,), int64.
+        labels: Number of the class of each image in each of L columns, (N, L), int64; -1 where it is unknown. L is 0
+            where no labels were asked for; a batch made without labels by hand may then have the shape (0, 0).
     """
 
     planes: Tensor
@@ -39,6 +43,7 @@ class ChannelBatch(NamedTuple):
     seeds: Tensor
     boxes: Tensor
     rows: Tensor
+    labels: Tensor = _NO_LABELS
 
     @property
     def ragged(self) -> bool:
@@ -84,15 +89,17 @@ class ChannelBatch(NamedTuple):
         """Join batches of one form, image after image.
 
         Args:
-            batches: At least one; all ragged, or all dense with planes of one size.
+            batches: At least one; all ragged, or all dense with planes of one size; all with the same label columns.
 
         Raises:
-            ValueError: If there is none, or the forms or sizes differ.
+            ValueError: If there is none, or the forms, sizes or numbers of label columns differ.
         """
         if not batches:
             raise ValueError("cannot join an empty list of batches")
         if len({batch.planes.shape[1:] for batch in batches}) > 1:
             raise ValueError(f"cannot join batches of planes {[tuple(batch.planes.shape[1:]) for batch in batches]}")
+        if len({batch.labels.shape[1] for batch in batches}) > 1:
+            raise ValueError(f"cannot join batches with {[batch.labels.shape[1] for batch in batches]} label columns")
         shifts = torch.tensor([0, *(batch.n_planes for batch in batches)]).cumsum(0).tolist()
         offsets = [batch.offsets[(1 if i else 0) :] + shifts[i] for i, batch in enumerate(batches)]
         return cls(
@@ -104,6 +111,7 @@ class ChannelBatch(NamedTuple):
             seeds=torch.cat([batch.seeds for batch in batches]),
             boxes=torch.cat([batch.boxes for batch in batches]),
             rows=torch.cat([batch.rows for batch in batches]),
+            labels=torch.cat([batch.labels for batch in batches]),
         )
 
     @classmethod
@@ -116,6 +124,7 @@ class ChannelBatch(NamedTuple):
         seeds: Sequence[int] | None = None,
         boxes: Sequence[tuple[int, int, int, int]] | None = None,
         rows: Sequence[int] | None = None,
+        labels: Sequence[Sequence[int]] | None = None,
     ) -> "ChannelBatch":
         """Build the ragged form (the collate function of the loader, of `embed` and of tests).
 
@@ -126,6 +135,7 @@ class ChannelBatch(NamedTuple):
             seeds: One per image; 0 where not given.
             boxes: One per image; the whole of its first plane where not given.
             rows: One per image; 0, 1, ... where not given.
+            labels: Numbers of its L classes for each image, -1 where unknown; no column where not given.
 
         Raises:
             ValueError: If an image has no plane, or planes and channel types differ in number.
@@ -146,6 +156,7 @@ class ChannelBatch(NamedTuple):
             seeds=torch.tensor(list(seeds) if seeds is not None else [0] * count, dtype=torch.int64),
             boxes=torch.tensor(list(boxes) if boxes is not None else full, dtype=torch.int64).reshape(count, 4),
             rows=torch.tensor(list(rows) if rows is not None else range(count), dtype=torch.int64),
+            labels=torch.tensor(list(labels or []), dtype=torch.int64).reshape(count, len(labels[0]) if labels else 0),
         )
 
 

@@ -70,7 +70,7 @@ class VICReg(Method):
         return StepOutput(loss, first.detach().float(), {})
 
     @classmethod
-    def tiny(cls) -> Self:
-        """Return the smallest instance that works."""
-        encoder = Encoder(BagOfChannels.tiny(), SelfNormalize(), input_size_px=16)
+    def tiny(cls, encoder: Encoder | None = None) -> Self:
+        """Return the smallest instance that works; with a bag of channels where no encoder is given."""
+        encoder = encoder or Encoder(BagOfChannels.tiny(), SelfNormalize(), input_size_px=16)
         return cls(encoder, MultiCrop([ViewRecipe(count=2, size_px=16)]), projector_dim=16)

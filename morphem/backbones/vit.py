@@ -6,24 +6,24 @@ Differs from timm: positions are resampled as the released DINO and CHAMMI-75 we
 the embedding of a 96-pixel view by 0.02 to 0.9), and the class token starts with a standard deviation of 0.02.
 """
 
-from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional
 
-from morphem.backbones.base import Backbone
+from morphem.backbones.base import TokenBackbone
 from morphem.backbones.class_token import cut_last_block
-from morphem.errors import ConfigError, DataError, unknown_name
+from morphem.backbones.patches import patch_grid
+from morphem.backbones.positions import resampled_positions, sincos_positions
+from morphem.errors import ConfigError, unknown_name
 
-_GRID_NUDGE = 0.1  # DINO adds it to the new grid before it divides, so that rounding down cannot lose a patch
 _PREFIX = 1  # the class token
+PATCH_PROJECTION = "network.patch_embed.proj.weight"  # its key in the state of a `VisionTransformer`
 
 
-class VisionTransformer(Backbone):
+class VisionTransformer(TokenBackbone):
     """A timm vision transformer with one input channel, for planes of any size that its patches divide.
 
     The embedding is the class token after the last normalisation.
@@ -39,6 +39,8 @@ class VisionTransformer(Backbone):
         embed_dim: D; as `name` says where not given.
         depth: Number of blocks; as `name` says where not given.
         n_heads: Attention heads; as `name` says where not given. Must divide D.
+        positions: `learned` trains the table and resamples it for other grids as DINO does; `sincos` keeps sines and
+            cosines of row and column (`sincos_positions`), computed anew for each grid.
 
     Raises:
         ConfigError: If timm has no such network, or it is not a vision transformer with a class token and learned
@@ -54,6 +56,7 @@ class VisionTransformer(Backbone):
         embed_dim: int | None = None,
         depth: int | None = None,
         n_heads: int | None = None,
+        positions: Literal["learned", "sincos"] = "learned",
     ) -> None:
         super().__init__()
         if not 0 <= drop_path_rate < 1:
@@ -69,6 +72,13 @@ class VisionTransformer(Backbone):
         self._cut = cut_last_block(self.network.blocks)
         self.embed_dim: int = self.network.embed_dim
         nn.init.trunc_normal_(self.network.cls_token, std=0.02)
+        if positions not in ("learned", "sincos"):
+            raise ConfigError(f"vit: positions='{positions}' must be 'learned' or 'sincos'.")
+        self.fixed_positions = positions == "sincos"
+        if self.fixed_positions:
+            table = sincos_positions(self.network.patch_embed.grid_size, self.embed_dim)
+            del self.network.pos_embed
+            self.network.register_buffer("pos_embed", torch.cat([torch.zeros_like(table[:, :_PREFIX]), table], dim=1))
 
     @property
     def patch_size_px(self) -> tuple[int, int]:
@@ -88,13 +98,7 @@ class VisionTransformer(Backbone):
         Raises:
             DataError: If the patch does not divide H and W.
         """
-        if not self._cut:
-            return self.tokens(planes)[:, 0]
-        network = self.network
-        x = self._entering(planes)
-        for block in network.blocks[:-1]:
-            x = block(x)
-        return network.norm(network.blocks[-1](x, first_only=True))[:, 0]  # type: ignore[no-any-return]
+        return self.class_token(self._placed(planes))
 
     def tokens(self, planes: Tensor) -> Tensor:
         """Return all tokens after the last normalisation, class token first, patches row by row, (P, T, D).
@@ -105,43 +109,100 @@ class VisionTransformer(Backbone):
         Raises:
             DataError: If the patch does not divide H and W.
         """
-        return self.network.norm(self.network.blocks(self._entering(planes)))  # type: ignore[no-any-return]
+        return self.encode(self._placed(planes))
 
-    def _entering(self, planes: Tensor) -> Tensor:
+    def patches(self, planes: Tensor) -> Tensor:
+        """Cut planes into patches and project them, (P, h * w, D); no position is added.
+
+        Args:
+            planes: As `forward` takes them.
+
+        Raises:
+            DataError: If the patch does not divide H and W.
+        """
+        patch_grid(planes, self.patch_size_px)
+        return self.network.patch_embed(planes).flatten(1, 2)  # type: ignore[no-any-return]  # from (P, h, w, D)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Put the class token before patch tokens, run all blocks and the last normalisation, (B, 1 + T, D).
+
+        Args:
+            tokens: Patch tokens with their positions, any number of them, in any order, (B, T, D).
+        """
+        return self.network.norm(self.network.blocks(self._entering(tokens)))  # type: ignore[no-any-return]
+
+    def class_token(self, tokens: Tensor) -> Tensor:
+        """Return the class token of `encode`, (B, D), without computing the others of the last block.
+
+        Args:
+            tokens: As `encode` takes them.
+        """
+        if not self._cut:
+            return self.encode(tokens)[:, 0]
         network = self.network
-        return network.norm_pre(network.patch_drop(network.pos_drop(self.embedded(planes))))  # type: ignore[no-any-return]
+        x = self._entering(tokens)
+        for block in network.blocks[:-1]:
+            x = block(x)
+        return network.norm(network.blocks[-1](x, first_only=True))[:, 0]  # type: ignore[no-any-return]
+
+    def _entering(self, tokens: Tensor) -> Tensor:
+        """Return what enters the first block, the class token first, (B, 1 + T, D)."""
+        network = self.network
+        return network.norm_pre(network.patch_drop(network.pos_drop(self._with_class(tokens))))  # type: ignore[no-any-return]
+
+    def _with_class(self, tokens: Tensor) -> Tensor:
+        """Put the class token with its position before patch tokens, (B, 1 + T, D)."""
+        class_token = self.network.cls_token + self.network.pos_embed[:, :_PREFIX]
+        return torch.cat([class_token.expand(len(tokens), -1, -1), tokens], dim=1)
 
     def embedded(self, planes: Tensor) -> Tensor:
-        """Return the tokens that enter the first block, positions added, (P, T, D)."""
-        height, width = planes.shape[-2:]
-        patch = self.patch_size_px
-        if height % patch[0] or width % patch[1] or not height or not width:
-            raise DataError(
-                f"planes of {height} x {width} pixels do not divide into patches of {patch[0]} x {patch[1]}; "
-                f"resize or crop them to multiples of {patch[0]} (input_size_px of the encoder does it)."
-            )
-        grid = (height // patch[0], width // patch[1])
-        patches = self.network.patch_embed(planes).flatten(1, 2)  # (P, h, w, D) -> (P, h * w, D)
-        class_token = self.network.cls_token.expand(len(patches), -1, -1)
-        return torch.cat([class_token, patches], dim=1) + self.positions(grid)
+        """Return class token and patch tokens with their positions, before any block, (P, T, D)."""
+        return self._with_class(self._placed(planes))
 
-    def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Return class and patch positions for a grid of patches, (1, 1 + h * w, D).
+    def _placed(self, planes: Tensor) -> Tensor:
+        """Return patch tokens with their positions, (P, h * w, D)."""
+        return self.patches(planes) + self.patch_positions(patch_grid(planes, self.patch_size_px))
 
-        DINO leaves the table alone only where the number of patches is the trained one and the plane is square.
+    def patch_positions(self, grid: tuple[int, int], resample_trained: bool = False) -> Tensor:
+        """Return the positions of the patches of a grid, (1, h * w, D).
 
         Args:
             grid: Patches along height and width.
+            resample_trained: See `positions`.
+        """
+        return self.positions(grid, resample_trained)[:, _PREFIX:]
+
+    def positions(self, grid: tuple[int, int], resample_trained: bool = False) -> Tensor:
+        """Return class and patch positions for a grid of patches, (1, 1 + h * w, D).
+
+        Learned ones are resampled (`resampled_positions`); fixed ones are those of the table on the trained grid, and
+        computed on others.
+
+        Args:
+            grid: Patches along height and width.
+            resample_trained: Whether to resample the trained square too, by the factor (n + 0.1) / n.
         """
         table = self.network.pos_embed
         trained = self.network.patch_embed.grid_size
-        if grid[0] * grid[1] == trained[0] * trained[1] and grid[0] == grid[1]:
-            return table  # type: ignore[no-any-return]
-        rows = _resampling(trained[0], grid[0], table.device, table.dtype)  # (h, h0)
-        columns = _resampling(trained[1], grid[1], table.device, table.dtype)  # (w, w0)
-        patches = table[0, _PREFIX:].unflatten(0, trained)  # (h0, w0, D)
-        patches = torch.einsum("yi,xj,ijd->yxd", rows, columns, patches).flatten(0, 1)
-        return torch.cat([table[:, :_PREFIX], patches[None]], dim=1)
+        if self.fixed_positions and not resample_trained:
+            return table if grid == tuple(trained) else self._computed(grid)
+        return resampled_positions(table, trained, grid, resample_trained)
+
+    def _computed(self, grid: tuple[int, int]) -> Tensor:
+        table = self.network.pos_embed
+        patches = sincos_positions(grid, self.embed_dim).to(table.device, table.dtype)
+        return torch.cat([table[:, :_PREFIX], patches], dim=1)
+
+    def widen(self, n_channels: int) -> None:
+        """Replace the patch projection by an untrained one that takes images of several channels, (N, C, H, W).
+
+        Args:
+            n_channels: C, at least 1.
+        """
+        old = self.network.patch_embed.proj
+        self.network.patch_embed.proj = nn.Conv2d(
+            n_channels, old.out_channels, old.kernel_size, old.stride, bias=old.bias is not None
+        )
 
     @classmethod
     def tiny(cls) -> Self:
@@ -179,17 +240,3 @@ def _build(name: str, drop_path_rate: float, changes: dict[str, Any]) -> Any:
             "take for example vit_tiny_patch16_224, vit_small_patch16_224 or vit_base_patch16_224."
         )
     return network
-
-
-@lru_cache(maxsize=256)
-def _resampling(old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the matrix (new, old) that resamples one axis of the position table as DINO does.
-
-    Bicubic without antialiasing is linear and separable, so two small matrices replace it: the same numbers, and a
-    backward pass that is deterministic on every device.
-    """
-    with torch.inference_mode(False), torch.no_grad():  # a cached inference tensor could not be used in training
-        unit = torch.eye(old, dtype=torch.float64, device="cpu").reshape(1, old, old, 1)
-        scale = ((new + _GRID_NUDGE) / old, 1.0)
-        matrix = functional.interpolate(unit, scale_factor=scale, mode="bicubic", align_corners=False)
-        return matrix[0, :, :, 0].T.to(device=device, dtype=dtype).contiguous()

@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 import lightning.pytorch as L
 import numpy as np
 import pandas as pd
-import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from morphem.errors import DataError
 from morphem.extraction import EmbedSettings, Extraction
 from morphem.features import FeatureTable
 from morphem.methods.base import Method
+from morphem.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,20 @@ class FeatureSource:
     Args:
         request: What is wanted.
         encoder: The exported encoder of the method in training.
-        device: Where to compute.
+        method: The method in training, whose weights may be sharded.
     """
 
-    def __init__(self, request: FeatureRequest, encoder: Encoder, device: torch.device) -> None:
+    def __init__(self, request: FeatureRequest, encoder: Encoder, method: Method) -> None:
         self.request = request
         self.encoder = encoder
+        self._method = method
         self._run = Extraction(
             encoder,
             resolve_root(request.data),
             request.settings,
             batch_size=request.batch_size,
             num_workers=request.num_workers,
-            device=device,
+            device=method.device,
         )
         count = self._run.plan.n_images
         wanted = min(count, request.max_images or count)
@@ -81,7 +82,8 @@ class FeatureSource:
     def table(self, trainer: L.Trainer) -> FeatureTable:
         """Return all rows, on every process; each embeds its share of the images."""
         if self._table is None or self._step != trainer.global_step:
-            self._table, self._step = self._extract(trainer), trainer.global_step
+            with whole(self._method):
+                self._table, self._step = self._extract(trainer), trainer.global_step
         return self._table
 
     def _extract(self, trainer: L.Trainer) -> FeatureTable:
@@ -115,7 +117,8 @@ def feature_source(trainer: L.Trainer, method: Method, request: FeatureRequest) 
     sources = _SOURCES.setdefault(trainer, {})
     encoder = method.exported_encoder()
     if request not in sources or sources[request].encoder is not encoder:
-        sources[request] = FeatureSource(request, encoder, method.device)
+        with whole(method):
+            sources[request] = FeatureSource(request, encoder, method)
     return sources[request]
 
 

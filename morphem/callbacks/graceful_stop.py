@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM end the running step, save a checkpoint that resumes, and stop the run."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -100,6 +101,8 @@ class GracefulStop(L.Callback):
         path, partial = folder / "interrupted.ckpt", folder / "interrupted.ckpt.partial"
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
+            if path.is_dir():  # a checkpoint of shards is a folder, which cannot be replaced
+                shutil.rmtree(path)
             os.replace(partial, path)
         trainer.strategy.barrier("interrupted")
         return path

@@ -15,6 +15,8 @@ from morphem.extraction import EmbedSettings
 from morphem.features import FeatureTable
 from morphem.methods.base import Method
 from morphem.registry import name_of
+from morphem.sharding import whole
+from morphem.spec import class_of
 from morphem.types import ChannelBatch
 
 
@@ -92,8 +94,11 @@ class RunSummary(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Method) -> None:  # type: ignore[override]
         """Write, and print, when all probes are done."""
-        if not trainer.is_global_zero:
-            return
+        with whole(pl_module):
+            if trainer.is_global_zero:
+                self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, pl_module: Method) -> None:
         self.encoder_path = self._folder / "encoder"
         pl_module.exported_encoder().save_pretrained(self.encoder_path, card=self._card(trainer, pl_module))
         if self._table is not None:
@@ -141,7 +146,7 @@ class RunSummary(L.Callback):
 
 def method_name(method: Method) -> str:
     """Return the registered name of a method, or the name of its class."""
-    return name_of(type(method)) or type(method).__name__
+    return name_of(class_of(method)) or class_of(method).__name__
 
 
 def _probes(trainer: L.Trainer) -> list[Probe]:

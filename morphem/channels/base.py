@@ -1,10 +1,13 @@
 """What a channel strategy owes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
+from morphem.channels.sequences import Sequences, patchify
+from morphem.errors import ConfigError
 from morphem.spec import Configurable
 from morphem.types import ChannelBatch
 
@@ -12,15 +15,25 @@ from morphem.types import ChannelBatch
 class ChannelStrategy(nn.Module, Configurable, ABC):
     """How the channel planes of an image become one input of a backbone.
 
-    A subclass sets `embed_dim` in its `__init__` and `per_channel` in its body.
+    A subclass sets `embed_dim` in its `__init__` and `per_channel` in its body. One that works on patch tokens also
+    sets `tokenised` and `patch_size_px` and defines `sequences` and `encode`; methods that hide or predict patches
+    need these. `forward(batch)` then equals `encode(tokens)[:, 0]` of all sequences, in the rows they name.
 
     Attributes:
         per_channel: True where every plane gets an embedding of its own, (P, D); False where an image gets one, (N, D).
         embed_dim: D.
+        tokenised: Whether `sequences`, `encode` and `pixels` work.
+        n_prefix: Tokens that `encode` puts before the patches; the class token is the first of them.
+        patch_size_px: Height and width of a patch in pixels, where tokenised.
+        panels: Where `tiny()` refuses some channels: the channel types of several images that it takes, for checks.
     """
 
     per_channel: ClassVar[bool]
+    panels: ClassVar[Sequence[Sequence[str]]]
     embed_dim: int
+    tokenised: bool = False
+    n_prefix: int = 1
+    patch_size_px: tuple[int, int]
 
     @abstractmethod
     def forward(self, batch: ChannelBatch) -> Tensor:
@@ -32,6 +45,56 @@ class ChannelStrategy(nn.Module, Configurable, ABC):
         Returns:
             (P, D) where `per_channel`, in the order of the planes; else (N, D), in the order of the images.
         """
+
+    def select(self, batch: ChannelBatch) -> ChannelBatch:
+        """Return the planes of a batch that a training step looks at; a method calls it before it makes views.
+
+        Args:
+            batch: As the loader yields it.
+        """
+        return batch
+
+    def sequences(self, batch: ChannelBatch) -> list[Sequences]:
+        """Turn a batch into patch tokens; sequences of one length stand together.
+
+        Args:
+            batch: Dense and normalised.
+
+        Returns:
+            Every row of the output belongs to one sequence. Where `per_channel`, a sequence is one plane.
+
+        Raises:
+            ConfigError: If the strategy does not work on tokens.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no patch tokens; take a strategy or backbone that does.")
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Run the network on patch tokens.
+
+        Args:
+            tokens: Any part or change of the tokens of `sequences`, (B, T', D).
+
+        Returns:
+            (B, n_prefix + T', D), after the last normalisation; the class token first.
+
+        Raises:
+            ConfigError: If the strategy does not work on tokens.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no patch tokens; take a strategy or backbone that does.")
+
+    def pixels(self, batch: ChannelBatch, sequences: Sequences) -> Tensor:
+        """Return the normalised pixels that each token was cut from.
+
+        Args:
+            batch: The batch that the sequences were made of.
+            sequences: One element of what `sequences` gave for it.
+
+        Returns:
+            (B, T, ph * pw) with the pixels of a patch row by row; channel after channel, (B, T, C * ph * pw), where
+            a token is cut from all channels.
+        """
+        patches = patchify(batch.planes, self.patch_size_px)  # (P, h * w, ph * pw)
+        return patches[sequences.planes.gather(1, sequences.channels), sequences.patches]
 
     @classmethod
     @abstractmethod

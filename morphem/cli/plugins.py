@@ -1,4 +1,4 @@
-"""`morphem plugins`: what is registered, from which package, and whether it keeps the contracts."""
+"""`morphem plugins`: what is registered, from which package, whether it keeps the contracts, what goes together."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from morphem.errors import PluginError
 
 
 def main(argv: list[str]) -> int:
-    """List all plug-ins, or check some.
+    """List all plug-ins, check some, or print which methods train which channel strategies.
 
     Args:
         argv: Words after `plugins`.
@@ -25,7 +25,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--check", metavar="NAME", nargs="*", help="run the conformance checks on these plug-ins, or on all"
     )
+    parser.add_argument(
+        "--matrix", action="store_true", help="print, in Markdown, which methods train which channel strategies"
+    )
     options = parser.parse_args(argv)
+    if options.matrix:
+        if options.group or options.check is not None:
+            parser.error("--matrix looks at all methods and channel strategies; leave out the group and --check")
+        return show_matrix()
     groups = [options.group] if options.group else list(registry.GROUPS)
     if options.check is not None:
         return check(groups, options.check)
@@ -56,6 +63,19 @@ def show(groups: list[str]) -> int:
     for row in [heads, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
     return 1 if broken else 0
+
+
+def show_matrix() -> int:
+    """Print which methods train which channel strategies; return 1 if a pair neither trains nor is refused."""
+    from morphem.testing.contract import ContractError
+    from morphem.testing.pairs import matrix, matrix_table
+
+    try:
+        print(matrix_table(matrix()))
+    except (ContractError, PluginError) as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    return 0
 
 
 def check(groups: list[str], wanted: list[str]) -> int:

@@ -47,8 +47,14 @@ def load_settings(path: str | Path) -> dict[str, Any]:
         raise WeightsError(
             f"There is no checkpoint '{path}'; give the path of a .ckpt file in a run's checkpoints folder."
         )
+    from morphem.sharded_checkpoints import is_sharded_checkpoint, read_meta
+
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = (
+            read_meta(path)
+            if is_sharded_checkpoint(path)
+            else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        )
     except pickle.UnpicklingError as fault:
         raise WeightsError(
             f"'{path}' holds more than weights and plain data, so it is not opened (opening it could run code); "

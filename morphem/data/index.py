@@ -9,7 +9,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from morphem.data.cache import cache_folder
+from morphem.data.labels import encode_labels
 from morphem.data.shards import ShardSet
 from morphem.errors import DataError
 
@@ -77,16 +78,18 @@ class PlaneEntry(NamedTuple):
         offset: Where its PNG starts in the shard, in bytes.
         nbytes: Size of the PNG.
         channel_type: Index into `Index.channel_types`.
+        labels: For each column of `Index.classes` the number of the plane's class, -1 where it is unknown.
     """
 
     image: int
     offset: int
     nbytes: int
     channel_type: int
+    labels: tuple[int, ...] = ()
 
 
 _IMAGE_FORMAT = "<9q"
-_PLANE = struct.Struct("<4q")
+_N_PLANE_NUMBERS = 4
 
 
 class Index:
@@ -94,6 +97,10 @@ class Index:
 
     Args:
         path: A file that `build_index` wrote.
+
+    Attributes:
+        classes: Label columns and the classes that occur in each, in order of name.
+        mixed: Label columns in which the planes of an image differ, each with the key of such an image.
 
     Raises:
         DataError: If the file is missing or damaged.
@@ -109,11 +116,14 @@ class Index:
         self.n_planes: int = header["n_planes"]
         self._images_of: list[int] = header["images_of"]
         self._planes_of: list[int] = header["planes_of"]
+        self.classes: dict[str, list[str]] = header.get("classes", {})
+        self.mixed: dict[str, str] = header.get("mixed", {})
         self._image = struct.Struct(f"{_IMAGE_FORMAT}{header['key_width']}s")
+        self._plane = struct.Struct(f"<{_N_PLANE_NUMBERS + len(self.classes)}q")
         self._images_at = start
         self._planes_at = start + self.n_images * self._image.size
         self._file: int | None = None
-        expected = self._planes_at + self.n_planes * _PLANE.size
+        expected = self._planes_at + self.n_planes * self._plane.size
         if os.path.getsize(path) != expected:
             raise DataError(f"{path} has {os.path.getsize(path)} bytes instead of {expected}; delete it to rebuild it.")
 
@@ -149,8 +159,11 @@ class Index:
             first: From 0 to `n_planes` - 1; the planes of an image follow one another, and so do those of a study.
             count: How many.
         """
-        data = self._read(self._planes_at + first * _PLANE.size, count * _PLANE.size)
-        return [PlaneEntry(*numbers) for numbers in _PLANE.iter_unpack(data)]
+        data = self._read(self._planes_at + first * self._plane.size, count * self._plane.size)
+        return [
+            PlaneEntry._make([*numbers[:_N_PLANE_NUMBERS], numbers[_N_PLANE_NUMBERS:]])
+            for numbers in self._plane.iter_unpack(data)
+        ]
 
     def _read(self, offset: int, nbytes: int) -> bytes:
         if self._file is None:
@@ -172,42 +185,47 @@ def _read_header(path: str) -> tuple[dict[str, Any], int]:
         raise DataError(f"{path} cannot be read as an index ({fault}); delete it to rebuild it.") from fault
 
 
-def open_index(shards: ShardSet, query: str | None = None, *, folder: Path | None = None) -> Index:
-    """Return the index of a shard set and query: the cached one, or a new one.
+def open_index(
+    shards: ShardSet, query: str | None = None, *, labels: Sequence[str] = (), folder: Path | None = None
+) -> Index:
+    """Return the index of a shard set, query and labels: the cached one, or a new one.
 
     Args:
         shards: A finished shard set.
         query: Selects channel planes; an image keeps the planes that match. None selects all.
+        labels: Columns of the shards that every plane shall bring along as a class.
         folder: Where indexes are kept; `index` in the cache folder where not given.
 
     Raises:
-        DataError: If nothing matches the query, or the folder cannot be written.
+        DataError: If nothing matches the query, a label column does not exist, or the folder cannot be written.
     """
     folder = folder or cache_folder() / "index"
-    name = sha256(json.dumps([_MAGIC.decode(), shards.content_hash, query]).encode()).hexdigest()[:32]
+    content = [_MAGIC.decode(), shards.content_hash, query, *([list(labels)] if labels else [])]
+    name = sha256(json.dumps(content).encode()).hexdigest()[:32]
     path = folder / f"{name}.index"
     if path.exists():
         try:
             return Index(str(path))
         except DataError:
             path.unlink(missing_ok=True)  # damaged, or half of it lost: it can be rebuilt
-    build_index(shards.table(sorted(_COLUMNS), query), path)
+    build_index(shards.table(sorted({*_COLUMNS, *labels}), query), path, labels)
     return Index(str(path))
 
 
-def build_index(table: pa.Table, path: Path) -> None:
+def build_index(table: pa.Table, path: Path, labels: Sequence[str] = ()) -> None:
     """Write the index of a table of channel planes; it appears under its name only when it is complete.
 
     Args:
         table: The selected rows of `metadata.parquet`, in shard order.
         path: The file to write.
+        labels: Columns of the table that hold classes.
 
     Raises:
         DataError: If the table is empty, or the file cannot be written.
     """
     if not table.num_rows:
         raise DataError("the shard set has no channel plane to read; ingest images first, or widen the query.")
-    header, images, planes = _records(table)
+    header, images, planes = _records(table, labels)
     text = json.dumps(header).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +256,9 @@ def _slices(records: np.ndarray[Any, Any]) -> Iterable[memoryview]:
     return (records[start : start + _CHUNK].tobytes() for start in range(0, len(records), _CHUNK))  # type: ignore[misc]
 
 
-def _records(table: pa.Table) -> tuple[dict[str, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _records(
+    table: pa.Table, labels: Sequence[str]
+) -> tuple[dict[str, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Lay out the records of a table: its header, images and planes, study after study in order of name."""
     studies, study = _encode(table["experiment.study"])
     shards, shard = _encode(table["shard"])
@@ -255,11 +275,17 @@ def _records(table: pa.Table) -> tuple[dict[str, Any], np.ndarray[Any, Any], np.
         name: _integers(sorted_rows, name) for name in _COLUMNS if pa.types.is_integer(table.schema.field(name).type)
     }
 
-    planes = np.empty((len(key), 4), "<i8")
+    planes = np.empty((len(key), _N_PLANE_NUMBERS + len(labels)), "<i8")
     planes[:, 0] = np.repeat(np.arange(len(starts)), n_planes)
     planes[:, 1] = columns["plane_offset"]
     planes[:, 2] = columns["plane_nbytes"]
     planes[:, 3] = channel_type
+    classes, mixed = {}, {}
+    for column, label in enumerate(labels, start=_N_PLANE_NUMBERS):
+        classes[label], planes[:, column] = encode_labels(sorted_rows[label])
+        differs = planes[:, column] != planes[starts, column][planes[:, 0]]
+        if differs.any():
+            mixed[label] = key[int(differs.argmax())].as_py()
 
     key_width = int(pc.max(pc.binary_length(key)).as_py())
     images = np.empty(len(starts), [("numbers", "<i8", 9), ("key", f"S{key_width}")])
@@ -279,6 +305,8 @@ def _records(table: pa.Table) -> tuple[dict[str, Any], np.ndarray[Any, Any], np.
         "images_of": np.bincount(study[starts], minlength=len(studies)).tolist(),
         "planes_of": np.bincount(study, minlength=len(studies)).tolist(),
         "key_width": key_width,
+        "classes": classes,
+        "mixed": mixed,
     }
     return header, images, planes
 

@@ -4,17 +4,19 @@ The number of this process and of all processes come from the trainer, so that e
 same way.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as L
 
 from morphem.data.index import Index, Unit, open_index
+from morphem.data.labels import describe_difference
 from morphem.data.loader import StartMethod, StreamLoader
 from morphem.data.order import StudyBalance, study_quotas
 from morphem.data.sampling import Scale, Scales
 from morphem.data.shards import ShardSet, resolve_root
 from morphem.data.stream import CropStream, check_sizes
-from morphem.errors import ConfigError
+from morphem.errors import ConfigError, DataError
 
 
 class ShardData(L.LightningDataModule):
@@ -42,6 +44,12 @@ class ShardData(L.LightningDataModule):
         max_damaged: How many samples may be damaged before the run stops; more than 1 % stop it too.
         seed: Seed of the order and of all crops; 0 where not given.
         start_method: How workers are started; the platform's own way where not given. Object stores need `spawn`.
+        labels: Columns of the metadata that batches bring along as numbers of classes, for methods that train on
+            labels: a column of the schema such as `experiment.reagent`, or a label ingested with the images.
+
+    Attributes:
+        classes: For each label column its classes, in the order that numbers them: by name, those of `root` alone. They
+            are known after `setup`, or from a checkpoint, which keeps them.
 
     Raises:
         ConfigError: If settings do not fit together.
@@ -66,9 +74,11 @@ class ShardData(L.LightningDataModule):
         max_damaged: int = 100,
         seed: int | None = None,
         start_method: StartMethod | None = None,
+        labels: list[str] | None = None,
     ) -> None:
         super().__init__()
         check_sizes(batch_size, crops_per_image, samples_per_epoch)
+        check_labels(labels or [])
         self.root = root
         self.batch_size = batch_size
         self.unit = unit
@@ -85,6 +95,8 @@ class ShardData(L.LightningDataModule):
         self.max_damaged = max_damaged
         self.seed = seed or 0
         self.start_method = start_method
+        self.labels = tuple(labels or ())
+        self.classes: dict[str, list[str]] = {}
         self._opened: dict[str, tuple[ShardSet, Index]] = {}
         self._loaders: list[StreamLoader] = []
 
@@ -100,7 +112,7 @@ class ShardData(L.LightningDataModule):
             stage: `fit`, `validate`, `test`, `predict`, or None for all.
 
         Raises:
-            DataError: If shards are missing or damaged, or nothing matches the query.
+            DataError: If shards are missing or damaged, nothing matches the query, or a label is missing everywhere.
             ConfigError: If the root of the stage is not set, or weights or scales name studies that do not exist.
         """
         if stage in ("validate", "test") and self.val_root is None:
@@ -113,6 +125,43 @@ class ShardData(L.LightningDataModule):
             study_quotas(index.sizes(self.unit), self.balance, self.weights)
         if self.val_root is not None:
             self._open(self.val_root)
+        if self.root is not None and not self.classes:
+            self.classes = self._find_classes(self.root)
+
+    def _find_classes(self, root: str) -> dict[str, list[str]]:
+        _, index = self._open(root)
+        for label, classes in index.classes.items():
+            if not classes:
+                raise DataError(
+                    f"no channel plane of '{root}' (as selected by data.query) has a label '{label}': all "
+                    f"{index.n_planes:,} are empty or unknown; name another column in data.labels, or ingest it."
+                )
+        return {label: list(classes) for label, classes in index.classes.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the classes, so that a resumed run and a validation number them in the same way."""
+        return {"classes": self.classes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the classes of a checkpoint where this run does not train, and compare them where it does.
+
+        Raises:
+            ConfigError: If the data have other classes than the checkpoint, whose numbers would then mean others.
+        """
+        stored: dict[str, list[str]] = state_dict["classes"]
+        known = {column: stored.get(column) for column in self.labels}
+        if self.classes and self.classes != known:
+            raise ConfigError(
+                "the data have other classes than the checkpoint was trained with "
+                f"({describe_difference(self.classes, stored)}); use the same data, query and labels, or start anew."
+            )
+        unknown = [column for column in self.labels if column not in stored]
+        if unknown:
+            raise ConfigError(
+                f"the checkpoint was trained without the label '{unknown[0]}' (it has: {', '.join(stored) or 'none'}); "
+                "correct data.labels."
+            )
+        self.classes = {column: stored[column] for column in self.labels}
 
     def _train_root(self) -> str:
         if self.root is None:
@@ -161,6 +210,7 @@ class ShardData(L.LightningDataModule):
             crops_per_image=self.crops_per_image,
             samples_per_epoch=self.samples_per_epoch,
             seed=self.seed,
+            classes=self._classes(),
             **self._place(),
         )
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -196,9 +246,21 @@ class ShardData(L.LightningDataModule):
             unit=self.unit,
             seed=self.seed,
             exact=True,
+            classes=self._classes(),
             **self._place(),
         )
         return self._loader(stream, fixed_epoch=True)
+
+    def _classes(self) -> dict[str, list[str]]:
+        """The classes of the training data, which number the labels of all data."""
+        if self.labels and not self.classes:
+            if self.root is None:
+                raise ConfigError(
+                    f"data.labels ({', '.join(self.labels)}) needs the classes that training had; give data.root, or "
+                    "score a checkpoint with --ckpt_path."
+                )
+            self.classes = self._find_classes(self.root)
+        return self.classes
 
     def _loader(self, stream: CropStream, *, fixed_epoch: bool, num_workers: int | None = None) -> StreamLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -222,5 +284,21 @@ class ShardData(L.LightningDataModule):
     def _open(self, root: str) -> tuple[ShardSet, Index]:
         if root not in self._opened:
             shards = ShardSet(resolve_root(root))
-            self._opened[root] = (shards, open_index(shards, self.query))
+            self._opened[root] = (shards, open_index(shards, self.query, labels=self.labels))
         return self._opened[root]
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse a text in place of a list of label columns, and a column that is named twice.
+
+    Args:
+        labels: Columns.
+
+    Raises:
+        ConfigError: With the text or the column.
+    """
+    if isinstance(labels, str):
+        raise ConfigError(f"data.labels is a list of columns, not the text '{labels}'; write ['{labels}'].")
+    twice = [label for label in labels if list(labels).count(label) > 1]
+    if twice:
+        raise ConfigError(f"data.labels names '{twice[0]}' twice; name it once.")

@@ -5,6 +5,7 @@ else than its parent. `morphem.data.loader` asks for the batches in order.
 """
 
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, Self
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from morphem.data.index import ImageEntry, Index, PlaneEntry, Unit
+from morphem.data.labels import renumber
 from morphem.data.order import StudyBalance, Visit, slot, steps_per_epoch
 from morphem.data.png import decode_many
 from morphem.data.sampling import Box, Scales, draw_box, draw_cell
@@ -66,6 +68,7 @@ class Crop(NamedTuple):
     seed: int
     box: Box
     row: int
+    labels: tuple[int, ...]
 
 
 class CropStream(Dataset[Reading]):
@@ -90,9 +93,11 @@ class CropStream(Dataset[Reading]):
         rank: This process's number among those that train together.
         world_size: How many train together.
         exact: Read every sample exactly once, even if a batch must then hold one sample more (see `steps_per_epoch`).
+        classes: Classes of the index's label columns in the order that numbers them, those of the training data; the
+            index's own where not given. A class that is not among them is unknown.
 
     Raises:
-        ConfigError: If sizes do not fit together.
+        ConfigError: If sizes do not fit together, or the planes of an image differ in a label of images.
     """
 
     def __init__(
@@ -110,8 +115,15 @@ class CropStream(Dataset[Reading]):
         rank: int = 0,
         world_size: int = 1,
         exact: bool = False,
+        classes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         check_sizes(batch_size, crops_per_image, samples_per_epoch)
+        if unit == "image":
+            for label, key in index.mixed.items():
+                raise ConfigError(
+                    f"label '{label}' differs among the channel planes of the image '{key}', so an image has no label; "
+                    "use data.unit: plane, or a label of images."
+                )
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} is not in 0 to {world_size - 1}.")
         self.index = index
@@ -125,6 +137,7 @@ class CropStream(Dataset[Reading]):
         self.samples = samples_per_epoch or balance.pass_length
         self.steps = steps_per_epoch(self.samples, batch_size // crops_per_image, world_size, exact=exact)
         self._scales = [scales.of(study) for study in index.studies]
+        self._numbers = renumber(index.classes, index.classes if classes is None else classes)
         sizes = list(index.sizes(unit).values())
         self._first = [sum(sizes[:study]) for study in range(len(sizes))]
 
@@ -170,8 +183,17 @@ class CropStream(Dataset[Reading]):
         except (DataError, OSError) as fault:
             return Fault(f"{self.index.shards[image.shard]}: {image.key}", str(fault))
         types = [self.index.channel_types[plane.channel_type] for plane in planes]
+        labels = tuple(numbers[label] for numbers, label in zip(self._numbers, planes[0].labels, strict=True))
         return [
-            Crop([crops[i] for crops in decoded], types, image.key, seed, box, position * self.crops_per_image + i)
+            Crop(
+                [crops[i] for crops in decoded],
+                types,
+                image.key,
+                seed,
+                box,
+                position * self.crops_per_image + i,
+                labels,
+            )
             for i, (seed, box) in enumerate(zip(seeds, boxes, strict=True))
         ]
 
@@ -225,5 +247,7 @@ def check_sizes(batch_size: int, crops_per_image: int, samples_per_epoch: int | 
 
 
 def _collate(crops: list[Crop]) -> ChannelBatch:
-    planes, channel_types, keys, seeds, boxes, rows = zip(*crops, strict=True)
-    return ChannelBatch.from_planes(planes, channel_types, keys=keys, seeds=seeds, boxes=boxes, rows=rows)
+    planes, channel_types, keys, seeds, boxes, rows, labels = zip(*crops, strict=True)
+    return ChannelBatch.from_planes(
+        planes, channel_types, keys=keys, seeds=seeds, boxes=boxes, rows=rows, labels=labels
+    )

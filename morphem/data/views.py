@@ -166,6 +166,7 @@ def _images(batch: ChannelBatch, first: int, last: int) -> ChannelBatch:
         seeds=batch.seeds[first:last],
         boxes=batch.boxes[first:last],
         rows=batch.rows[first:last],
+        labels=batch.labels[first:last],
     )
 
 

@@ -21,8 +21,10 @@ from morphem.channels.base import ChannelStrategy
 from morphem.data.views import MultiCrop
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError, WeightsError
-from morphem.optimizers import AdamWRecipe, clip_per_tensor, set_rates
+from morphem.methods.finite import FiniteCheck
+from morphem.optimizers import AdamWRecipe, clip_per_tensor, fill_state, set_rates
 from morphem.schedules import Horizon
+from morphem.sharding import is_sharded, shard
 from morphem.spec import Configurable, to_spec
 from morphem.types import ChannelBatch, StepOutput
 
@@ -58,11 +60,17 @@ class Method(L.LightningModule, Configurable, ABC):
         self.seed = seed
         self.horizon = Horizon(1, 1)
         self._peak_lr = recipe.lr
+        self._finite = FiniteCheck()
 
     @classmethod
     @abstractmethod
-    def tiny(cls) -> Self:
-        """Return the smallest instance that works, for tests and docs."""
+    def tiny(cls, encoder: Encoder | None = None) -> Self:
+        """Return the smallest instance that works, for tests and docs.
+
+        Args:
+            encoder: A tiny encoder of any channel strategy, for planes of 32 and of 16 px, to train in place of the
+                method's own choice.
+        """
 
     @classmethod
     def compatible(cls, strategy: ChannelStrategy) -> str | None:  # for subclasses
@@ -113,8 +121,13 @@ class Method(L.LightningModule, Configurable, ABC):
         """Return the loss, the detached embedding, and what the method logs.
 
         The logged loss is that of the first process's share of the batch.
+
+        Raises:
+            MorphemError: If the loss of the batch before was not finite.
         """
-        output = self.step(self.make_views(batch))
+        self._finite.look()
+        output = self.step(self.make_views(self.encoder.channels.select(batch)))
+        self._finite.note(self.global_step, output.loss, output.logs)
         self.log("train/loss", output.loss, prog_bar=True, batch_size=batch.n_images)
         self.log_dict({f"train/{name}": value for name, value in output.logs.items()}, batch_size=batch.n_images)
         return {"loss": output.loss, "embedding": output.embedding, **output.logs}
@@ -134,6 +147,11 @@ class Method(L.LightningModule, Configurable, ABC):
     def predict_step(self, batch: ChannelBatch, batch_idx: int) -> Tensor:
         """Embed a ragged batch with the exported encoder, (M, D), float32."""
         return self.exported_encoder().features(batch)
+
+    def configure_model(self) -> None:
+        """Cut the weights into shares, where the trainer's strategy is `ModelParallelStrategy`."""
+        if self._device_mesh is not None:
+            shard(self, self._device_mesh, ["step", "predict_step"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer; its rates are set before every step.
@@ -199,6 +217,9 @@ class Method(L.LightningModule, Configurable, ABC):
         self.trainer.fit_loop._load_combined_loader_states()
         self.horizon = self._find_horizon()
         self._peak_lr = self.recipe.peak_lr(self._find_global_batch())
+        if is_sharded(self):
+            for optimizer in self.trainer.optimizers:
+                fill_state(optimizer)
 
     def on_train_batch_start(self, batch: ChannelBatch, batch_idx: int) -> None:
         """Seed torch's generator from the position in the run alone."""
@@ -207,6 +228,14 @@ class Method(L.LightningModule, Configurable, ABC):
     def on_train_batch_end(self, outputs: Any, batch: ChannelBatch, batch_idx: int) -> None:
         """Note when the step was over; what comes until the next one starts is waiting for data."""
         self.step_ended_at = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        """Look at the last loss of the epoch, before its checkpoint is written.
+
+        Raises:
+            MorphemError: If it was not finite.
+        """
+        self._finite.look()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rate and weight decay of this step."""
@@ -239,7 +268,12 @@ class Method(L.LightningModule, Configurable, ABC):
         self.after_update(step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to build the encoder from the checkpoint alone, as plain data."""
+        """Add what is needed to build the encoder from the checkpoint alone, as plain data.
+
+        Raises:
+            MorphemError: If the last loss was not finite; the checkpoints that are there stay.
+        """
+        self._finite.look()
         checkpoint["morphem"] = {
             "spec": to_spec(self),
             "exported": self.exported_encoder_key,
@@ -247,11 +281,13 @@ class Method(L.LightningModule, Configurable, ABC):
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint of another architecture.
+        """Refuse a checkpoint of another architecture (one that is loaded in shares is compared by torch).
 
         Raises:
             WeightsError: If keys or shapes differ, with the first of them.
         """
+        if "state_dict" not in checkpoint:
+            return
         mine = {key: tuple(value.shape) for key, value in self.state_dict().items()}
         theirs = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
         differing = [

@@ -228,11 +228,10 @@ class DINO(Method):
         self.loss = _LOSSES[centering](n_prototypes, student_temperature, center_momentum)
 
     @classmethod
-    def tiny(cls) -> Self:
-        """Two global views of 32 px, two local views of 16 px, 32 prototypes."""
-        encoder = Encoder(BagOfChannels.tiny(), SelfNormalize(), input_size_px=32)
+    def tiny(cls, encoder: Encoder | None = None) -> Self:
+        """Two global views of 32 px, two local views of 16 px, 32 prototypes; a bag of channels where not told."""
         return cls(
-            encoder,
+            encoder or Encoder(BagOfChannels.tiny(), SelfNormalize(), input_size_px=32),
             MultiCrop.tiny(),
             n_prototypes=32,
             head_hidden_dim=32,
@@ -262,9 +261,12 @@ class DINO(Method):
             loss = self.loss(list(teacher.split(n_rows)), list(student.split(n_rows)), teacher_temp=temperature)
             if self.koleo_weight:
                 spread = [self.koleo(view.float()) for view in student_embedding[: self.n_global_views]]
-                loss = loss + self.koleo_weight * torch.stack(spread).mean()
+                koleo = torch.stack(spread).mean()
+                loss = loss + self.koleo_weight * koleo
         embedding = student_embedding[0].detach().float()
         logs = self._signals(teacher, temperature)
+        if self.koleo_weight:
+            logs["koleo"] = koleo.detach()
         logs["agreement"] = cosine_similarity(embedding, teacher_embedding[0].float()).mean()
         return StepOutput(loss, embedding, logs)
 

@@ -13,6 +13,7 @@ from morphem.testing.batches import dense_batch, tiny_batch
 from morphem.testing.contract import ContractError
 from morphem.testing.encoders import check_encoder
 from morphem.testing.methods import check_method
+from morphem.testing.pairs import check_pair
 from morphem.testing.parts import check_backbone, check_strategy
 from morphem.testing.plugins import check_plugin
 from morphem.testing.sources import check_source
@@ -25,6 +26,7 @@ __all__ = [
     "check_backbone",
     "check_encoder",
     "check_method",
+    "check_pair",
     "check_plugin",
     "check_pretrained",
     "check_source",

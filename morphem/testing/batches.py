@@ -57,18 +57,23 @@ def tiny_batch(
 ) -> ChannelBatch:
     """Return a ragged batch as the loader yields it: one to five channels, images of different sizes.
 
+    It has one label column: class 0 and class 1 in turns, and unknown for every sixth image. The label can be seen:
+    every second image is dark on bright.
+
     Args:
         panels: The channel types of each of N images.
         sizes_px: Height and width of each image in pixels, at least 33; used in turns where there are fewer.
         seed: Other seeds give other images, keys and random numbers.
     """
     count = len(panels)
+    images = tiny_images(panels, sizes_px, seed=seed)
     return ChannelBatch.from_planes(
-        tiny_images(panels, sizes_px, seed=seed),
+        [[254 - plane for plane in image] if i % 2 else image for i, image in enumerate(images)],
         panels,
         keys=[f"tiny-{seed}-{i}" for i in range(count)],
         seeds=[rng.mix("tiny batch", seed, i) for i in range(count)],
         rows=[seed * count + i for i in range(count)],
+        labels=[[-1 if i % 6 == 5 else i % 2] for i in range(count)],
     )
 
 
@@ -101,6 +106,7 @@ def take(batch: ChannelBatch, images: Sequence[int]) -> ChannelBatch:
         seeds=batch.seeds[list(images)],
         boxes=batch.boxes[list(images)],
         rows=batch.rows[list(images)],
+        labels=batch.labels[list(images)] if batch.labels.shape[1] else batch.labels,
     )
 
 

@@ -1,6 +1,8 @@
 """Checks of methods, under Lightning's own Trainer."""
 
+import inspect
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from morphem.channels.base import ChannelStrategy
 from morphem.encoder import Encoder
 from morphem.methods.base import Method
+from morphem.normalizers import SelfNormalize
 from morphem.rng import mix_tensor
 from morphem.spec import from_spec
-from morphem.testing.batches import tiny_batch
+from morphem.testing.batches import PANELS, tiny_batch
 from morphem.testing.contract import (
     attempt,
     check_class,
@@ -30,6 +34,8 @@ from morphem.testing.training import Trace, train
 from morphem.types import StepOutput
 
 FALL = 0.01
+Strategy = type[ChannelStrategy] | None
+"""The channel strategy that a method's smallest instance is built over; None: the method's own choice."""
 
 
 def check_method(cls: type[Method], *, epochs: int = 30) -> None:
@@ -55,16 +61,40 @@ def check_method(cls: type[Method], *, epochs: int = 30) -> None:
     check_resume(cls)
 
 
-def check_step(cls: type[Method]) -> None:
+def make(cls: type[Method], strategy: Strategy = None) -> Method:
+    """Build a method's smallest instance from a fixed seed, over a channel strategy's smallest instance where given.
+
+    Args:
+        cls: The method.
+        strategy: The channel strategy; None: the method's own choice.
+    """
+    if strategy is None:
+        return build(cls)  # type: ignore[no-any-return]
+    takes = "encoder" in inspect.signature(cls.tiny).parameters
+    require(takes, cls, "its tiny() takes no `encoder`, so it cannot be tried over other channel strategies")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = Encoder(attempt(strategy, "tiny() cannot be built", strategy.tiny), SelfNormalize(), input_size_px=32)
+        return attempt(  # type: ignore[no-any-return]
+            cls, f"tiny() cannot be built over {strategy.__name__}", lambda: cls.tiny(encoder)
+        )
+
+
+def panels_of(strategy: Strategy) -> Sequence[Sequence[str]]:
+    """Return the channel types of the images that a strategy is tried on: its own `panels` where it refuses others."""
+    return getattr(strategy, "panels", PANELS)
+
+
+def check_step(cls: type[Method], strategy: Strategy = None) -> None:
     """Check what a step returns, that its gradient reaches the encoder, and that teacher and student are two."""
-    method = build(cls)
+    method = make(cls, strategy)
     method.train()
     require(isinstance(method.encoder, Encoder), cls, "has no `encoder` that is an Encoder")
     reason = cls.compatible(method.encoder.channels)
     require(reason is None, cls, f"refuses the channel strategy of its own tiny(): {reason}")
     check_storage(cls, method)
     with torch.random.fork_rng():
-        views = attempt(cls, "cannot make views", lambda: method.make_views(tiny_batch()))
+        views = attempt(cls, "cannot make views", lambda: method.make_views(tiny_batch(panels_of(strategy))))
         output = attempt(cls, "step() fails on an ordinary batch", lambda: method.step(views))
     require(isinstance(output, StepOutput), cls, f"step() returns a {type(output).__name__}, not a StepOutput")
     loss, embedding = output.loss, output.embedding
@@ -92,16 +122,17 @@ def check_storage(cls: type, method: nn.Module) -> None:
             )
 
 
-def check_validation(cls: type[Method]) -> None:
+def check_validation(cls: type[Method], strategy: Strategy = None) -> None:
     """Check that a step in evaluation mode gives the same loss twice and moves nothing."""
-    method = build(cls)
+    method = make(cls, strategy)
     method.eval()
+    batch = tiny_batch(panels_of(strategy))
     before = {name: value.clone() for name, value in named_tensors(method)}
     losses = []
     for seed in (1, 2):
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            losses.append(float(method.step(method.make_views(tiny_batch())).loss))
+            losses.append(float(method.step(method.make_views(batch)).loss))
     require(math.isfinite(losses[0]), cls, f"the validation loss of an ordinary batch is {losses[0]}")
     require(
         losses[0] == losses[1],
@@ -110,16 +141,17 @@ def check_validation(cls: type[Method]) -> None:
     )
     moved = [name for name, value in named_tensors(method) if not torch.equal(value, before[name])]
     require(not moved, cls, f"validation moves {listed(moved)}; centres, queues and teachers must stand still")
-    first, second = (method.predict_step(tiny_batch(), 0), method.exported_encoder().features(tiny_batch()))
+    first, second = (method.predict_step(batch, 0), method.exported_encoder().features(batch))
     require(torch.equal(first, second), cls, "predict_step gives other numbers than the exported encoder's features()")
 
 
-def check_learning(cls: type[Method], epochs: int) -> None:
+def check_learning(cls: type[Method], epochs: int, strategy: Strategy = None) -> None:
     """Check that training lowers the loss, reaches all that is trained, and moves what is exported."""
-    method = build(cls)
+    method = make(cls, strategy)
+    panels = panels_of(strategy)
     start = {name: value.detach().clone() for name, value in method.named_parameters()}
     frozen = {name for name, value in method.named_parameters() if not value.requires_grad}
-    trace = attempt(cls, "cannot be trained on ordinary batches", lambda: train(method, epochs=epochs))
+    trace = attempt(cls, "cannot be trained on ordinary batches", lambda: train(method, epochs=epochs, panels=panels))
     require(isinstance(trace.outputs, dict) and "embedding" in trace.outputs, cls, "training_step returns no embedding")
     require(
         all(map(math.isfinite, trace.losses)), cls, f"the loss becomes {trace.losses[-1]} in {len(trace.losses)} steps"
@@ -134,21 +166,23 @@ def check_learning(cls: type[Method], epochs: int) -> None:
     require(
         moved, cls, "training leaves the exported encoder as it was; export the one that is trained, or its teacher"
     )
-    check_encoder(method.exported_encoder())
-    _check_loss_falls(cls, method, start, len(trace.losses))
+    check_encoder(method.exported_encoder(), tiny_batch(panels))
+    _check_loss_falls(cls, method, start, len(trace.losses), panels)
 
 
-def _check_loss_falls(cls: type, method: Method, start: dict[str, Tensor], n_steps: int) -> None:
+def _check_loss_falls(
+    cls: type, method: Method, start: dict[str, Tensor], n_steps: int, panels: Sequence[Sequence[str]]
+) -> None:
     """Compare what was trained with what it started from, against the same teacher, centre and queue.
 
     The losses along the run would not do: where the target moves, as a teacher does, a healthy loss may rise.
     """
-    after = _loss(method)
+    after = _loss(method, panels)
     with torch.no_grad():
         for name, value in method.named_parameters():
             if value.requires_grad:
                 value.copy_(start[name])
-    before = _loss(method)
+    before = _loss(method, panels)
     require(
         after < before - FALL * abs(before),
         cls,
@@ -156,14 +190,14 @@ def _check_loss_falls(cls: type, method: Method, start: dict[str, Tensor], n_ste
     )
 
 
-def _loss(method: Method) -> float:
+def _loss(method: Method, panels: Sequence[Sequence[str]]) -> float:
     """Return the mean training loss over new views of the images that were trained on."""
     method.train()
     total = 0.0
     with torch.random.fork_rng(), torch.no_grad():
         for seed in (0, 1):
             torch.manual_seed(seed)
-            batch = tiny_batch(seed=seed)
+            batch = tiny_batch(panels, seed=seed)
             for draw in range(4):
                 views = method.make_views(batch._replace(seeds=mix_tensor(batch.seeds, "judge", draw)))
                 total += float(method.step(views).loss)
@@ -200,23 +234,23 @@ def check_accumulation(cls: type[Method]) -> None:
     require(not moved, cls, f"{listed(moved)} move between optimizer steps; follow up in after_update()")
 
 
-def check_resume(cls: type[Method]) -> None:
+def check_resume(cls: type[Method], strategy: Strategy = None) -> None:
     """Check that two runs give the same weights, and so does one that was cut in the middle of an epoch and resumed."""
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        whole = build(cls)
-        trace = train(whole, epochs=2, n_batches=3, save_at=4, folder=folder)
-        twin = build(cls)
-        train(twin, epochs=2, n_batches=3)
+        folder, panels = Path(name), panels_of(strategy)
+        whole = make(cls, strategy)
+        trace = train(whole, epochs=2, n_batches=3, panels=panels, save_at=4, folder=folder)
+        twin = make(cls, strategy)
+        train(twin, epochs=2, n_batches=3, panels=panels)
         _check_equal(cls, whole, twin, "two runs with one seed end with different weights")
-        resumed = build(cls)
+        resumed = make(cls, strategy)
         with torch.no_grad():  # weights of its own, so that what a checkpoint leaves out shows
             for value in resumed.parameters():
                 value.mul_(0.5)
         rest = attempt(
             cls,
             "cannot be resumed from its checkpoint",
-            lambda: train(resumed, epochs=2, n_batches=3, resume=trace.checkpoint),
+            lambda: train(resumed, epochs=2, n_batches=3, panels=panels, resume=trace.checkpoint),
         )
         require(
             len(rest.losses) == 2, cls, f"a run cut after step 4 of 6 goes on for {len(rest.losses)} steps instead of 2"

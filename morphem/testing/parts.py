@@ -8,6 +8,7 @@ from torch import Tensor
 
 from morphem.backbones.base import Backbone
 from morphem.channels.base import ChannelStrategy
+from morphem.channels.sequences import Sequences
 from morphem.testing.batches import PANELS, dense_batch, permute_channels, take
 from morphem.testing.contract import (
     attempt,
@@ -66,15 +67,17 @@ def _check_backbone_on(cls: type, backbone: Backbone, planes: Tensor) -> None:
     check_gradients(cls, backbone, lambda: backbone(planes))
 
 
-def check_strategy(cls: type[ChannelStrategy], panels: Sequence[Sequence[str]] = PANELS) -> None:
+def check_strategy(cls: type[ChannelStrategy], panels: Sequence[Sequence[str]] | None = None) -> None:
     """Check that a channel strategy keeps its contract.
 
     Any number of channels; no image depends on its batch mates; channels reordered with their names change nothing;
-    the same numbers twice; gradients; deep copies; save and load.
+    the same numbers twice; gradients; deep copies; save and load. Where it is tokenised: tokens, targets and embeddings
+    belong together.
 
     Args:
         cls: The class; its `tiny()` is what is checked.
-        panels: Channel types of the images to use; give others only where the strategy refuses unknown channels.
+        panels: Channel types of the images to use; those that the strategy states in `panels`, or images of one to
+            five channels, where not given.
 
     Raises:
         ContractError: Names the class, what it broke and why that matters.
@@ -83,7 +86,7 @@ def check_strategy(cls: type[ChannelStrategy], panels: Sequence[Sequence[str]] =
     require(isinstance(getattr(cls, "per_channel", None), bool), cls, "does not say `per_channel: ClassVar[bool]`")
     strategy = build(cls)
     _check_embed_dim(cls, strategy)
-    batch = dense_batch(panels)
+    batch = dense_batch(getattr(cls, "panels", PANELS) if panels is None else panels)
     strategy.eval()
     with torch.no_grad():
         kept = batch.planes.clone()
@@ -94,6 +97,8 @@ def check_strategy(cls: type[ChannelStrategy], panels: Sequence[Sequence[str]] =
         _check_differs(cls, features)
         _check_images_alone(cls, strategy, batch, features)
         _check_channel_order(cls, strategy, batch, features)
+        if strategy.tokenised:
+            _check_tokens(cls, strategy, batch, features)
         check_copy(cls, strategy, lambda module: module(batch))
         again = rebuild(cls, strategy)
         require(torch.equal(again(batch), features), cls, "gives other numbers after saving and loading")
@@ -150,3 +155,37 @@ def _check_channel_order(cls: type, strategy: ChannelStrategy, batch: ChannelBat
         "gives other embeddings when channels are reordered together with their names; "
         "channels are addressed by name, not by position",
     )
+
+
+def _check_tokens(cls: type, strategy: ChannelStrategy, batch: ChannelBatch, features: Tensor) -> None:
+    """Turn the batch into tokens, and these into embeddings and targets."""
+    parts = attempt(cls, "cannot turn an ordinary batch into sequences", lambda: strategy.sequences(batch))
+    rows = torch.cat([part.rows for part in parts]) if parts else torch.zeros(0, dtype=torch.int64)
+    each = torch.equal(rows.sort().values, torch.arange(len(features)))
+    require(each, cls, f"has sequences for the rows {rows.tolist()} of {len(features)} embeddings; each has one")
+    for part in parts:
+        _check_part(cls, strategy, batch, part, features[part.rows])
+
+
+def _check_part(cls: type, strategy: ChannelStrategy, batch: ChannelBatch, part: Sequences, embeddings: Tensor) -> None:
+    shape, n_prefix = part.tokens.shape[:2], strategy.n_prefix
+    for name in ("places", "channels", "patches"):
+        found = tuple(getattr(part, name).shape[:2])
+        require(found == shape, cls, f"has {name} of {found} for {tuple(shape)} tokens")
+    n_patches = part.grid[0] * part.grid[1]
+    in_grid = bool((part.patches >= 0).all() and (part.patches < n_patches).all())
+    require(in_grid, cls, f"numbers patches beyond its grid of {part.grid}")
+    encoded = attempt(cls, "cannot encode its own tokens", lambda: strategy.encode(part.tokens))
+    wanted = (shape[0], n_prefix + shape[1], strategy.embed_dim)
+    require(tuple(encoded.shape) == wanted, cls, f"encodes to {tuple(encoded.shape)} instead of {wanted}")
+    message = "gives another class token from encode(tokens) than from the batch itself"
+    require(same(encoded[:, 0], embeddings), cls, message)
+    some = attempt(cls, "cannot encode some of its tokens", lambda: strategy.encode(part.tokens[:, ::2]))
+    require(some.shape[1] == n_prefix + (shape[1] + 1) // 2, cls, f"encodes some tokens to {tuple(some.shape)}")
+    alone = strategy.encode(part.tokens[:1])
+    require(same(alone, encoded[:1]), cls, "encodes a sequence otherwise alone than among others")
+    pixels = attempt(cls, "has no pixels for its tokens", lambda: strategy.pixels(batch, part))
+    area = strategy.patch_size_px[0] * strategy.patch_size_px[1]
+    n_channels = part.planes.shape[1] if bool((part.channels < 0).any()) else 1
+    wanted = (*shape, n_channels * area)
+    require(tuple(pixels.shape) == wanted, cls, f"gives pixels of {tuple(pixels.shape)} instead of {wanted}")

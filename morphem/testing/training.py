@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,10 +24,11 @@ class TinyLoader:
 
     Args:
         n_batches: Batches per epoch.
+        panels: Channel types of the images of a batch.
     """
 
-    def __init__(self, n_batches: int) -> None:
-        self._batches = [tiny_batch(seed=i) for i in range(n_batches)]
+    def __init__(self, n_batches: int, panels: Sequence[Sequence[str]] = PANELS) -> None:
+        self._batches = [tiny_batch(panels, seed=i) for i in range(n_batches)]
         self._epoch, self._next, self._begun = 0, 0, False
 
     def __len__(self) -> int:
@@ -58,20 +59,26 @@ class TinyData(L.LightningDataModule):
 
     Args:
         n_batches: Batches per epoch, of six images each.
+        panels: Channel types of the images of a batch, where others are wanted.
+
+    Attributes:
+        classes: The label column of `tiny_batch` and its classes, as a data module with labels has them.
     """
 
-    def __init__(self, n_batches: int = 2) -> None:
+    def __init__(self, n_batches: int = 2, panels: Sequence[Sequence[str]] = PANELS) -> None:
         super().__init__()
         self.n_batches = n_batches
-        self.batch_size = len(PANELS)
+        self.panels = panels
+        self.batch_size = len(panels)
+        self.classes = {"label": ["first", "second"]}
 
     def train_dataloader(self) -> TinyLoader:
         """Return the training batches."""
-        return TinyLoader(self.n_batches)
+        return TinyLoader(self.n_batches, self.panels)
 
     def val_dataloader(self) -> TinyLoader:
         """Return one batch, always the same."""
-        return TinyLoader(1)
+        return TinyLoader(1, self.panels)
 
 
 class Trace(L.Callback):
@@ -161,6 +168,7 @@ def train(
     folder: Path | None = None,
     resume: Path | None = None,
     precision: str = "32-true",
+    panels: Sequence[Sequence[str]] = PANELS,
 ) -> Trace:
     """Train a method on synthetic images on the CPU, without a log, a progress bar or a file.
 
@@ -173,6 +181,7 @@ def train(
         folder: Where.
         resume: Checkpoint to go on from.
         precision: As Lightning's Trainer takes it.
+        panels: Channel types of the images of a batch.
 
     Returns:
         What happened.
@@ -194,5 +203,5 @@ def train(
             default_root_dir=root,
         )
         torch.manual_seed(31_337)  # what a run draws from torch's generator must come from its own seed
-        trainer.fit(method, datamodule=TinyData(n_batches), ckpt_path=resume)
+        trainer.fit(method, datamodule=TinyData(n_batches, panels), ckpt_path=resume)
     return trace

@@ -10,6 +10,7 @@ from typing import Any
 from morphem import registry, weights
 from morphem.encoder import Encoder
 from morphem.errors import WeightsError, unknown_name
+from morphem.sharded_checkpoints import is_sharded_checkpoint, read_sharded
 from morphem.spec import from_spec
 from morphem.zoo.base import Pretrained, Record
 
@@ -63,7 +64,9 @@ def _known(name: str) -> Pretrained | None:
 
 
 def _from_folder(folder: Path) -> Encoder:
-    """Load from a folder in hub form, or from the folder of a run."""
+    """Load from a folder in hub form, from a checkpoint that is a folder, or from the folder of a run."""
+    if is_sharded_checkpoint(folder):
+        return load_checkpoint(folder)
     for place in (folder, folder / "encoder"):
         if (place / weights.CONFIG_FILE).is_file():
             return _from_hub_form(place)
@@ -71,7 +74,7 @@ def _from_folder(folder: Path) -> Encoder:
     last = [path for path in found if path.name == "last.ckpt"]
     chosen = last if len(last) == 1 else found
     if len(chosen) == 1:
-        return _from_file(chosen[0])
+        return load_checkpoint(chosen[0]) if chosen[0].is_dir() else _from_file(chosen[0])
     if not found:
         raise WeightsError(f"{folder} holds no {weights.CONFIG_FILE}, no folder 'encoder' and no checkpoint (*.ckpt).")
     shown = ", ".join(str(path.relative_to(folder)) for path in chosen[:4])
@@ -109,12 +112,13 @@ def load_checkpoint(path: str | Path) -> Encoder:
     """Load the encoder that a morphem training checkpoint exports, without building its method.
 
     Args:
-        path: A `.ckpt`.
+        path: A `.ckpt`, or the folder of a sharded one.
 
     Raises:
         WeightsError: If it is of another program, holds more than data, or does not fit its own architecture.
     """
-    return _from_content(weights.read_checkpoint(Path(path)), str(path))
+    content = read_sharded(path) if is_sharded_checkpoint(path) else weights.read_checkpoint(Path(path))
+    return _from_content(content, str(path))
 
 
 def _from_content(content: Mapping[str, Any], source: str) -> Encoder:

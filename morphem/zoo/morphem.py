@@ -48,7 +48,8 @@ class MorphEm(Pretrained):
     def convert(self, tensors: Mapping[str, Tensor], source: str) -> Encoder:
         """Build the encoder from tensors under timm's names; the DINO head is left out."""
         backbone = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEAD)}
-        network = VisionTransformer("vit_small_patch16_224", n_heads=self.n_heads, **_architecture(backbone, source))
+        shapes: dict[str, Any] = _architecture(backbone, source)
+        network = VisionTransformer("vit_small_patch16_224", n_heads=self.n_heads, **shapes)
         weights.load_strictly(network.network, backbone, source)
         return Encoder(BagOfChannels(network), SelfNormalize(), input_size_px=224, interpolation="bilinear").eval()
 

@@ -1,12 +1,13 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from morphem.backbones.vit import VisionTransformer
 from morphem.errors import ConfigError, DataError
 from morphem.spec import from_spec, to_spec
-from tests.references import dino_positions
+from tests.references import dino_positions, sincos
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +110,58 @@ def test_a_backbone_is_built_again_from_its_spec(small: VisionTransformer) -> No
 def test_a_deep_copy_shares_no_weight(small: VisionTransformer) -> None:
     theirs = {tensor.data_ptr() for tensor in copy.deepcopy(small).state_dict().values()}
     assert not theirs & {tensor.data_ptr() for tensor in small.state_dict().values()}
+
+
+def test_any_tokens_can_be_encoded_and_their_class_token_computed_alone(small: VisionTransformer) -> None:
+    tokens = torch.randn(2, 5, 24)
+    encoded = small.encode(tokens)
+    assert encoded.shape == (2, 1 + 5, 24)
+    torch.testing.assert_close(small.class_token(tokens), encoded[:, 0], atol=1e-5, rtol=0)
+
+
+def test_patches_with_their_positions_are_what_the_whole_network_starts_from(small: VisionTransformer) -> None:
+    planes = torch.randn(2, 1, 32, 48)
+    tokens = small.patches(planes) + small.patch_positions((2, 3))
+    assert torch.equal(small.encode(tokens), small.tokens(planes))
+    assert torch.equal(small.embedded(planes)[:, 1:], tokens)
+
+
+def test_on_request_the_positions_of_the_trained_square_are_resampled_too(small: VisionTransformer) -> None:
+    table = small.network.pos_embed.detach()
+    resampled = small.patch_positions((14, 14), resample_trained=True).detach()
+    torch.testing.assert_close(resampled, dino_positions.resampled(table, 14, (14, 14))[:, 1:], atol=1e-6, rtol=0)
+    assert not torch.allclose(resampled, table[:, 1:], atol=1e-6)
+
+
+def _fixed() -> VisionTransformer:
+    return VisionTransformer(
+        "vit_tiny_patch16_224", patch_size_px=8, image_size_px=32, embed_dim=24, depth=1, n_heads=2, positions="sincos"
+    )
+
+
+def test_fixed_positions_of_another_grid_are_computed_for_it() -> None:
+    np.testing.assert_allclose(_fixed().patch_positions((3, 5))[0].numpy(), sincos.positions(3, 5, 24), atol=1e-6)
+
+
+def test_fixed_positions_are_saved_and_not_trained() -> None:
+    network = _fixed()
+    assert "network.pos_embed" in network.state_dict()
+    assert "network.pos_embed" not in dict(network.named_parameters())
+    assert (network.network.pos_embed[:, 0] == 0).all()
+
+
+def test_fixed_positions_of_the_trained_grid_are_those_that_were_loaded() -> None:
+    network = _fixed()
+    table = torch.randn_like(network.network.pos_embed)
+    network.load_state_dict({**network.state_dict(), "network.pos_embed": table})
+    assert torch.equal(network.patch_positions((4, 4)), table[:, 1:])
+
+
+def test_fixed_positions_need_a_width_that_four_divides() -> None:
+    with pytest.raises(ConfigError, match="needs an embed_dim that 4 divides, not 18"):
+        VisionTransformer("vit_tiny_patch16_224", embed_dim=18, depth=1, n_heads=2, positions="sincos")
+
+
+def test_other_positions_are_refused() -> None:
+    with pytest.raises(ConfigError, match="positions='rotary' must be"):
+        VisionTransformer("vit_tiny_patch16_224", depth=1, positions="rotary")  # type: ignore[arg-type]

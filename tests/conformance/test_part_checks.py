@@ -8,7 +8,7 @@ from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.encoder import Encoder
 from morphem.normalizers import SelfNormalize
 from morphem.testing import ContractError, check_backbone, check_encoder, check_plugin, check_strategy
-from tests.conformance import odd_parts
+from tests.conformance import odd_parts, odd_tokens
 
 pytestmark = pytest.mark.usefixtures("odd_plugins")
 
@@ -73,6 +73,24 @@ def test_a_good_strategy_passes():
     ],
 )
 def test_a_bad_strategy_is_caught(cls, message):
+    with pytest.raises(ContractError, match=message):
+        check_strategy(cls)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (odd_tokens.SkipsOne, "has sequences for the rows .* of 15 embeddings"),
+        (odd_tokens.LongPatches, r"has patches of \(15, 15\) for \(15, 16\) tokens"),
+        (odd_tokens.BeyondGrid, r"numbers patches beyond its grid of \(4, 4\)"),
+        (odd_tokens.OtherEmbedding, r"gives another class token from encode\(tokens\)"),
+        (odd_tokens.NoFirstToken, r"encodes to \(15, 16, 16\) instead of \(15, 17, 16\)"),
+        (odd_tokens.WholeOnly, "cannot encode some of its tokens: ValueError: 16 tokens, please"),
+        (odd_tokens.Together, "encodes a sequence otherwise alone than among others"),
+        (odd_tokens.OnePixel, r"gives pixels of \(15, 16, 1\) instead of \(15, 16, 64\)"),
+    ],
+)
+def test_a_bad_strategy_on_tokens_is_caught(cls, message):
     with pytest.raises(ContractError, match=message):
         check_strategy(cls)
 

@@ -1,0 +1,85 @@
+"""The channel types that a strategy has learned, and what becomes of others."""
+
+from collections.abc import Mapping, Sequence
+
+from morphem.data.schema import resolve_channel
+from morphem.errors import ChannelError, nearest
+
+UNKNOWN_POLICIES = ("error", "zero", "mean", "nearest")
+
+
+class Vocabulary:
+    """Channel types in a fixed order.
+
+    Args:
+        names: Channel types by name or alias.
+        aliases: Further channel types, each with the one of `names` that stands for it.
+        unknown: One of `UNKNOWN_POLICIES`.
+
+    Attributes:
+        names: Channel types by name.
+
+    Raises:
+        ChannelError: If there is no name, one is unknown or repeated, or an alias stands for a type that is not there.
+    """
+
+    def __init__(self, names: Sequence[str], aliases: Mapping[str, str], unknown: str) -> None:
+        self.names = resolve_distinct(names, "vocabulary")
+        self.unknown = unknown
+        self._numbers = {name: number for number, name in enumerate(self.names)}
+        for alias, target in aliases.items():
+            name, known = resolve_channel(alias), resolve_channel(target)
+            if name in self.names:
+                raise ChannelError(f"aliases: '{alias}' is in the vocabulary itself; leave one of the two out.")
+            if known not in self.names:
+                raise ChannelError(f"aliases: '{alias}' stands for '{target}', but {self._not_there(known)}")
+            self._numbers[name] = self._numbers[known]
+
+    def number(self, name: str, *, strict: bool) -> int:
+        """Return the number of a channel type; behind the last, one that has no embedding or the mean of all.
+
+        Args:
+            name: A channel type.
+            strict: Whether to refuse what is not in the vocabulary, whatever the policy.
+
+        Raises:
+            ChannelError: If it is refused, or no name is near.
+        """
+        number = self._numbers.get(name)
+        if number is not None:
+            return number
+        if strict:
+            raise ChannelError(self._not_there(name))
+        if self.unknown == "error":
+            raise ChannelError(f"{self._not_there(name)[:-1]}, or set unknown to zero, mean or nearest.")
+        if self.unknown == "nearest":
+            close = nearest(name, self.names, count=1)
+            if not close:
+                raise ChannelError(f"no name is near, and {self._not_there(name)}")
+            return self._numbers[close[0]]
+        return len(self.names) + ("zero", "mean").index(self.unknown)
+
+    def _not_there(self, name: str) -> str:
+        return (
+            f"channel type '{name}' is not in the vocabulary of this encoder ({', '.join(self.names)}); add it there, "
+            "give it an alias, or leave the channel out."
+        )
+
+
+def resolve_distinct(names: Sequence[str], what: str) -> tuple[str, ...]:
+    """Return channel types by name, and refuse an empty list, unknown names and repetitions.
+
+    Args:
+        names: Channel types by name or alias.
+        what: What the list is, for messages.
+
+    Raises:
+        ChannelError: If there is none, or one is unknown or repeated.
+    """
+    resolved = tuple(resolve_channel(name) for name in names)
+    if not resolved:
+        raise ChannelError(f"{what} is empty; name at least one channel type.")
+    repeated = sorted({name for name in resolved if resolved.count(name) > 1})
+    if repeated:
+        raise ChannelError(f"{what} names '{repeated[0]}' twice; name every channel type once.")
+    return resolved

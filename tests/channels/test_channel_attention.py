@@ -1,0 +1,168 @@
+import pytest
+import torch
+
+from morphem.backbones.vit import VisionTransformer
+from morphem.channels.channel_attention import ChannelAttention
+from morphem.channels.joint import buckets
+from morphem.encoder import Encoder
+from morphem.errors import ChannelError, ConfigError
+from morphem.normalizers import SelfNormalize
+from morphem.testing import check_encoder, check_strategy, dense_batch
+from morphem.testing.batches import take
+from tests.channels.odd_backbones import Averages
+
+PANELS = [["nucleus", "actin", "rna"], ["nucleus"], ["rna", "actin", "nucleus"], ["r", "g", "b", "actin", "rna"]]
+
+
+def _tiny(**settings) -> ChannelAttention:
+    torch.manual_seed(0)
+    return ChannelAttention(VisionTransformer.tiny(), ["nucleus", "actin", "rna", "r", "g", "b"], **settings).eval()
+
+
+def test_the_contract_is_kept() -> None:
+    check_strategy(ChannelAttention)
+
+
+def test_as_part_of_an_encoder_too() -> None:
+    check_encoder(Encoder(ChannelAttention.tiny(), SelfNormalize(), input_size_px=16).eval())
+
+
+def test_images_of_one_channel_count_stand_together_without_padding() -> None:
+    sequences = _tiny().sequences(dense_batch(PANELS))
+    assert [part.tokens.shape[:2] for part in sequences] == [(1, 16), (2, 48), (1, 80)]
+    assert [part.rows.tolist() for part in sequences] == [[1], [0, 2], [3]]
+    assert sequences[1].planes.tolist() == [[0, 1, 2], [4, 5, 6]]
+    assert sum(part.tokens.shape[:2].numel() for part in sequences) == 16 * 12
+
+
+def test_buckets_name_the_planes_of_their_images() -> None:
+    first, second = buckets(torch.tensor([2, 1, 2]))
+    assert (first.rows.tolist(), first.kept.tolist()) == ([1], [[2]])
+    assert (second.rows.tolist(), second.kept.tolist()) == ([0, 2], [[0, 1], [3, 4]])
+
+
+def test_a_token_is_projected_pixels_plus_position_plus_the_embedding_of_its_type() -> None:
+    strategy, batch = _tiny(), dense_batch(PANELS)
+    part = strategy.sequences(batch)[2]
+    token = 2 * 16 + 5  # channel 2 ('b'), patch 5
+    assert (part.channels[0, token], part.patches[0, token]) == (2, 5)
+    projection = strategy.backbone.network.patch_embed.proj
+    pixels = batch.planes[9, 0, 8:16, 8:16]
+    expected = (
+        projection.weight.flatten(1) @ pixels.flatten()
+        + projection.bias
+        + strategy.backbone.patch_positions((4, 4))[0, 5]
+        + strategy.channel_embedding[5]
+    )
+    torch.testing.assert_close(part.tokens[0, token], expected, atol=1e-5, rtol=0)
+    assert torch.equal(strategy.pixels(batch, part)[0, token], pixels.flatten())
+
+
+def test_planes_of_one_type_share_their_embedding() -> None:
+    part = _tiny().sequences(dense_batch([["actin", "actin"]]))[0]
+    assert torch.equal(part.places[0, :16], part.places[0, 16:])
+
+
+def test_the_same_pixels_under_another_name_give_another_embedding() -> None:
+    strategy, batch = _tiny(), dense_batch([["actin", "rna"]])
+    assert not torch.allclose(strategy(batch), strategy(batch._replace(channel_types=("actin", "nucleus"))), atol=1e-3)
+
+
+def test_rows_of_the_table_are_orthonormal_at_first() -> None:
+    table = _tiny().channel_embedding.detach()
+    torch.testing.assert_close(table @ table.T, torch.eye(6), atol=1e-5, rtol=0)
+
+
+def test_normal_rows_have_a_standard_deviation_of_a_fiftieth() -> None:
+    names = ["nucleus", "actin", "rna", "r", "g", "b"]
+    wide = VisionTransformer("vit_tiny_patch16_224", depth=1)
+    assert 0.017 < ChannelAttention(wide, names, embedding_init="normal").channel_embedding.std() < 0.023
+
+
+@pytest.mark.parametrize(("unknown", "row"), [("zero", None), ("mean", slice(None)), ("nearest", slice(0, 1))])
+def test_an_unknown_type_gets_what_the_policy_says(unknown: str, row: slice | None) -> None:
+    strategy, batch = _tiny(unknown=unknown), dense_batch([["nucleoli"]])
+    position = strategy.backbone.patch_positions((4, 4))
+    added = strategy.sequences(batch)[0].places - position
+    table = strategy.channel_embedding
+    expected = torch.zeros(16) if row is None else table[row].mean(0)
+    torch.testing.assert_close(added[0], expected.expand(16, -1), atol=1e-6, rtol=0)
+
+
+def test_an_unknown_type_is_refused_in_training_and_by_default() -> None:
+    batch = dense_batch([["nucleoli"]])
+    with pytest.raises(ChannelError, match="'nucleoli' is not in the vocabulary"):
+        _tiny()(batch)
+    with pytest.raises(ChannelError, match="'nucleoli' is not in the vocabulary"):
+        _tiny(unknown="zero").train()(batch)
+
+
+def test_sampling_leaves_channels_out_in_training_only() -> None:
+    strategy, batch = _tiny(sampling="sample"), dense_batch([["nucleus", "actin", "rna", "r"]] * 30)
+    assert {part.planes.shape[1] for part in strategy.sequences(batch)} == {4}
+    parts = strategy.train().sequences(batch)
+    assert [part.planes.shape[1] for part in parts] == [1, 2, 3, 4]
+    assert torch.equal(torch.cat([part.rows for part in parts]).sort().values, torch.arange(30))
+    image_of_plane = batch.image_of_plane()
+    for part in parts:
+        assert torch.equal(image_of_plane[part.planes], part.rows[:, None].expand_as(part.planes))
+        assert strategy.pixels(batch, part).shape == (*part.tokens.shape[:2], 64)
+
+
+def test_sampling_by_image_does_not_depend_on_batch_mates() -> None:
+    strategy, batch = _tiny(sampling="sample").train(), dense_batch([["nucleus", "actin", "rna", "r"]] * 5)
+    together = strategy(batch)
+    torch.testing.assert_close(strategy(take(batch, [3]))[0], together[3], atol=1e-5, rtol=0)
+
+
+def test_sampling_by_batch_keeps_the_same_channels_of_every_image() -> None:
+    strategy, batch = _tiny(sampling="batch").train(), dense_batch([["nucleus", "actin", "rna", "r"]] * 5)
+    numbers = set()
+    for seed in range(12):
+        (part,) = strategy.sequences(batch._replace(seeds=batch.seeds + seed))
+        numbers.add(part.planes.shape[1])
+        assert len({tuple(row) for row in (part.planes % 4).tolist()}) == 1
+    assert len(numbers) > 1
+
+
+def test_diverse_sampling_looks_at_the_table() -> None:
+    strategy = _tiny(sampling="sample", diversity_temperature=0.01).train()
+    with torch.no_grad():  # the first two types look alike, the third does not
+        strategy.channel_embedding[1] = strategy.channel_embedding[0]
+    batch = dense_batch([["nucleus", "actin", "rna"]] * 60)
+    pairs = [set((part.planes % 3)[i].tolist()) for part in strategy.sequences(batch) for i in range(len(part.rows))]
+    pairs = [pair for pair in pairs if len(pair) == 2]
+    assert len(pairs) > 5
+    assert {0, 1} not in pairs
+
+
+def test_gradients_reach_the_table_while_channels_are_left_out() -> None:
+    strategy = _tiny(sampling="sample", diversity_temperature=0.1).train()
+    strategy(dense_batch(PANELS)).pow(2).sum().backward()
+    assert (strategy.channel_embedding.grad.abs().sum(1) > 0).sum() >= 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampling": "some"}, "sampling='some' must be one of none, batch, sample"),
+        ({"unknown": "guess"}, "unknown='guess'"),
+        ({"embedding_init": "ones"}, "embedding_init='ones'"),
+        ({"diversity_temperature": 0.1}, "no effect without channel sampling"),
+        ({"sampling": "batch", "diversity_temperature": 0.0}, "must be above 0"),
+    ],
+)
+def test_a_setting_without_meaning_is_refused(settings, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _tiny(**settings)
+
+
+def test_a_backbone_without_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Averages gives no patch tokens"):
+        ChannelAttention(Averages(), ["nucleus"])  # type: ignore[arg-type]
+
+
+def test_fixed_positions_cannot_be_nudged() -> None:
+    backbone = VisionTransformer("vit_tiny_patch16_224", depth=1, positions="sincos")
+    with pytest.raises(ConfigError, match="needs the backbone vit with learned positions"):
+        ChannelAttention(backbone, ["nucleus"], nudged_positions=True)
