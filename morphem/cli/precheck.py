@@ -274,6 +274,10 @@ def _check_value(value: Any, argument: static_schema.Argument, place: _Place, kn
             if isinstance(item, dict):
                 _check_mapping(item, inner, place.below(position))
         return
+    settings = _dataclass(argument)
+    if isinstance(value, dict) and settings is not None:
+        _check_mapping(value, settings, place)
+        return
     expected = static_schema.mismatch(value, argument.annotation)
     if expected is not None:
         raise complain(place, f"wrong type for '{place.dotted}'", value=value, allowed=expected)
@@ -281,9 +285,19 @@ def _check_value(value: Any, argument: static_schema.Argument, place: _Place, kn
 
 def _element(argument: static_schema.Argument) -> str | None:
     """The dataclass that a list argument holds, or None."""
-    annotation = argument.annotation
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) in {"list", "Sequence"}:
-        return static_schema.resolve(annotation.slice, argument.module)
+    for option in static_schema.options(argument.annotation) if argument.annotation is not None else []:
+        if isinstance(option, ast.Subscript) and ast.unparse(option.value) in {"list", "Sequence"}:
+            return static_schema.resolve(option.slice, argument.module)
+    return None
+
+
+def _dataclass(argument: static_schema.Argument) -> str | None:
+    """The dataclass that an argument is, or None."""
+    for option in static_schema.options(argument.annotation) if argument.annotation is not None else []:
+        target = static_schema.resolve(option, argument.module) if isinstance(option, ast.Name) else None
+        found = static_schema.find_class(target) if target else None
+        if found is not None and any("dataclass" in ast.unparse(mark) for mark in found[1].decorator_list):
+            return target
     return None
 
 

@@ -190,21 +190,26 @@ def mismatch(value: Any, annotation: ast.expr | None) -> str | None:
     """
     if annotation is None:
         return None
-    verdicts = [_fits(value, option) for option in _options(annotation)]
+    verdicts = [_fits(value, option) for option in options(annotation)]
     return None if any(verdict is not False for verdict in verdicts) else ast.unparse(annotation)
 
 
-def _options(annotation: ast.expr) -> list[ast.expr]:
+def options(annotation: ast.expr) -> list[ast.expr]:
+    """Return the members of a union, or the annotation itself.
+
+    Args:
+        annotation: Of an argument.
+    """
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        return _options(ast.parse(annotation.value, mode="eval").body)
+        return options(ast.parse(annotation.value, mode="eval").body)
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        return [*_options(annotation.left), *_options(annotation.right)]
+        return [*options(annotation.left), *options(annotation.right)]
     if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name):
         inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         if annotation.value.id == "Union":
-            return [option for item in inner for option in _options(item)]
+            return [option for item in inner for option in options(item)]
         if annotation.value.id == "Optional":
-            return [*_options(inner[0]), ast.Constant(None)]
+            return [*options(inner[0]), ast.Constant(None)]
     return [annotation]
 
 

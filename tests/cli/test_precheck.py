@@ -212,3 +212,24 @@ def test_a_wrong_key_dies_before_torch_is_imported(tmp_path: Path) -> None:
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fitt"]) == 2
     assert "did you mean 'fit'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "offer"),
+    [
+        ("loss: {pixel_wieght: 1}", "loss.pixel_wieght", "pixel_weight"),
+        ("masks: [{ratoi: 0.5}]", "masks.0.ratoi", "ratio"),
+        ("decoder: {dept: 2}", "decoder.dept", "depth"),
+    ],
+)
+def test_a_wrong_key_inside_settings_of_an_argument_names_the_nearest(
+    tmp_path: Path, settings: str, key: str, offer: str
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(f"model:\n  init_args:\n    {settings}\n")
+    with pytest.raises(ConfigError) as caught:
+        check_arguments("fit", ["--config", "mae_boc.yaml", "--config", str(overlay)])
+    message = str(caught.value)
+    assert f"model.init_args.{key}" in message
+    assert offer in message
+    assert f"{overlay}:3" in message

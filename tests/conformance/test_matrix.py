@@ -1,5 +1,7 @@
 """Every registered method over every registered channel strategy trains, or is refused with a reason."""
 
+from pathlib import Path
+
 import pytest
 
 from morphem import registry
@@ -97,3 +99,12 @@ def test_the_matrix_takes_no_group(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["methods", "--matrix"])
     assert "--matrix looks at all methods" in capsys.readouterr().err
+
+
+def test_the_readme_has_the_table_that_the_command_prints(capsys: pytest.CaptureFixture[str]):
+    readme = Path(__file__).parents[2] / "README.md"
+    shown = [*registry.plugins("methods"), *registry.plugins("channels")]
+    if any(plugin.package != "morphem" for plugin in shown):
+        pytest.skip("plug-ins of other packages are installed, so the table has more rows")
+    assert main(["--matrix"]) == 0
+    assert capsys.readouterr().out.strip() in readme.read_text()
