@@ -73,4 +73,4 @@ class VICReg(Method):
     def tiny(cls, encoder: Encoder | None = None) -> Self:
         """Return the smallest instance that works; with a bag of channels where no encoder is given."""
         encoder = encoder or Encoder(BagOfChannels.tiny(), SelfNormalize(), input_size_px=16)
-        return cls(encoder, MultiCrop([ViewRecipe(count=2, size_px=16)]), projector_dim=16)
+        return cls(encoder, MultiCrop([ViewRecipe(count=2, size_px=16)]), projector_dim=16, lr=3e-3)
