@@ -67,4 +67,7 @@ def test_numbers_that_do_not_go_together_are_refused(settings: dict[str, int], m
 
 def test_it_is_built_again_from_its_spec() -> None:
     backbone = PostNormTransformer.tiny()
-    from_spec(to_spec(backbone)).load_state_dict(backbone.state_dict())
+    again = from_spec(to_spec(backbone)).eval()
+    again.load_state_dict(backbone.state_dict())
+    planes = torch.randn(2, 1, 32, 32)
+    assert torch.equal(again(planes), backbone.eval()(planes))

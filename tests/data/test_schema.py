@@ -103,7 +103,10 @@ def test_a_row_without_channel_type_or_image_is_refused(column: str) -> None:
 
 
 def test_a_completed_table_is_valid() -> None:
-    validate(table())
+    completed = table()
+    validate(completed)
+    assert len(completed) > 0
+    assert set(COLUMNS) <= set(completed.columns)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_channels_that_differ_in_one_pixel_are_not_copies() -> None:
     raw = raw_image()
     other = raw.planes[0].copy()
     other[1, 1] += 1
-    prepare(replace(raw, planes=[raw.planes[0], other]), Preparation())
+    prepared = prepare(replace(raw, planes=[raw.planes[0], other]), Preparation(bit_depth=16))
+    assert np.argwhere(prepared.planes[0] != prepared.planes[1]).tolist() == [[1, 1]]
 
 
 def test_two_empty_channels_are_no_copies_and_count_as_flat() -> None:

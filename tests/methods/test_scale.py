@@ -114,6 +114,9 @@ def test_a_term_that_the_loss_does_not_use_may_be_infinite() -> None:
     check = FiniteCheck()
     check.note(0, torch.tensor(1.0), {"ratio": torch.tensor(torch.inf)})
     check.look()
+    check.note(1, torch.tensor(torch.inf), {"ratio": torch.tensor(torch.inf)})
+    with pytest.raises(MorphemError, match="at step 1"):
+        check.look()
 
 
 class Poison(L.Callback):

@@ -52,7 +52,9 @@ def test_zips_with_the_metadata_beside_give_all_studies_back(layout: Layout, tmp
 
 def test_a_folder_needs_no_settings(layout: Layout) -> None:
     assert Chammi75Source.recognises(open_files(str(layout.root)))
-    for source in Chammi75Source.open(str(layout.root)):
+    sources = Chammi75Source.open(str(layout.root))
+    assert [source.study for source in sources] == ["hpa0018", "idr0002"]
+    for source in sources:
         check(source, layout)
 
 
@@ -81,7 +83,9 @@ def test_a_bucket_is_read(layout: Layout) -> None:
         where = "memory://chammi-test"
         metadata = f"{where}/{layout.metadata.name}"
         source = Chammi75Source(f"{where}/{TRAIN}", metadata=metadata, guidance=f"{where}/{GUIDANCE}", study="idr0002")
-        check(pickle.loads(pickle.dumps(source)), layout)
+        again = pickle.loads(pickle.dumps(source))
+        assert again.image_ids() == source.image_ids() != []
+        check(again, layout)
     finally:
         store.rm("/chammi-test", recursive=True)
 
@@ -90,6 +94,8 @@ def test_percent_signs_that_a_download_left_in_names_are_understood(layout: Layo
     for path in sorted((layout.root / TRAIN / "idr0002").rglob("*.png")):
         path.rename(path.with_name(path.name.replace("+", "%2B").replace("[", "%5B")))
     source = Chammi75Source(str(layout.root), study="idr0002")
+    assert not source.problems
+    assert source.image_ids()
     check(source, layout)
 
 
