@@ -69,6 +69,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
+def read_any(path: Path) -> dict[str, Any]:
+    """Read safetensors or a file of `torch.save` as data, whatever the file is called.
+
+    Args:
+        path: The file.
+
+    Raises:
+        WeightsError: If it is missing, damaged, not a mapping, or holds more than data.
+    """
+    return dict(read_tensors(path)) if _is_safetensors(path) else read_checkpoint(path)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a file of `torch.save` as data, on the CPU; anything that would run code is refused.
 
