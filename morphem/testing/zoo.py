@@ -1,64 +1,85 @@
-"""Checks of pretrained encoders: a record that says what the weights are, and a conversion that takes nothing else."""
+"""Checks of pretrained encoders: records that say what the weights are, and a conversion that takes nothing else."""
 
 import inspect
-from dataclasses import asdict
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from morphem.encoder import Encoder
 from morphem.errors import WeightsError
 from morphem.testing.contract import attempt, check_class, expect_error, require
 from morphem.testing.encoders import check_encoder
-from morphem.zoo.base import Pretrained, Record
+from morphem.zoo.base import ByHand, Checkpoint, HubFile, Pretrained, Record, WebFile
 
-_MAY_BE_UNKNOWN = {"revision"}
+_NEEDED = ("name", "summary", "license", "citation", "source", "exported", "input_domain")
+_TEXTS = ("preparation", "pooling", "channel_rule", "embed_dim")
+_ALLOWED = {
+    "exported": ("student", "teacher", "only", "unknown"),
+    "input_domain": ("uint8", "uint16", "unit", "any", "unknown"),
+}
+_FOREIGN: dict[str, dict[str, Any]] = {
+    "no tensors at all": {},
+    "weights of something else": {"of.something.else": torch.zeros(2, 3)},
+    "a nested checkpoint of something else": {"state_dict": {"of.something.else": torch.zeros(2, 3)}, "epoch": 1},
+}
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def check_pretrained(cls: type[Pretrained], path: str | Path | None = None) -> bool:
     """Check that a family of pretrained encoders keeps its contract, without the network.
 
-    The record is complete; tensors of something else are refused; and, where the published file is at hand, what it is
-    converted to keeps the contracts of every encoder.
+    The records are complete; files of something else are not recognised and refused; and, where a file is given, what
+    it is converted to keeps the contracts of every encoder and goes back to the authors' names bit for bit.
 
     Args:
         cls: The class.
-        path: The published file or its folder; looked for in the hub's cache where not given.
+        path: A file of the family.
 
     Returns:
-        Whether the weights were at hand, and so were checked too.
+        Whether weights were given, and so were checked too.
 
     Raises:
         ContractError: Names the class, what it broke and why that matters.
     """
     check_class(cls, Pretrained)
-    _check_record(cls)
     for name, parameter in inspect.signature(cls).parameters.items():
         require(parameter.default is not parameter.empty, cls, f"cannot be built without the argument '{name}'")
     family = attempt(cls, "cannot be built", cls)
-    nothing: dict[str, Tensor] = {}
-    expect_error(cls, WeightsError, "convert() takes no tensors at all", lambda: family.convert(nothing, "test"))
-    foreign = {"of.something.else": torch.zeros(2, 3)}
-    expect_error(
-        cls, WeightsError, "convert() takes weights of something else", lambda: family.convert(foreign, "test")
-    )
-    try:
-        encoder = family.load(path, local_files_only=True)
-    except WeightsError:
-        if path is not None:
-            raise
+    _check_records(cls)
+    for what, content in _FOREIGN.items():
+        _check_refuses(cls, family, what, Checkpoint(content, Path("test")))
+    if path is None:
         return False
-    require(isinstance(encoder, Encoder), cls, f"load() gives a {type(encoder).__name__}, not an Encoder")
-    check_encoder(encoder)
+    checkpoint = Checkpoint.read(Path(path))
+    require(cls.recognises(checkpoint), cls, f"does not recognise its own file {path}")
+    check_encoder(family.convert(checkpoint))
     return True
 
 
-def _check_record(cls: type[Pretrained]) -> None:
-    record = getattr(cls, "record", None)
-    require(isinstance(record, Record), cls, "has no `record: ClassVar[Record]`")
-    assert isinstance(record, Record)
-    empty = [key for key, value in asdict(record).items() if not value and key not in _MAY_BE_UNKNOWN]
-    require(not empty, cls, f"its record leaves {', '.join(empty)} empty; users cite and license weights by it")
-    exported = record.exported in ("student", "teacher", "unknown")
-    require(exported, cls, f"its record says exported='{record.exported}'; it is student, teacher or unknown")
+def _check_refuses(cls: type[Pretrained], family: Pretrained, what: str, foreign: Checkpoint) -> None:
+    known = attempt(cls, f"recognises() fails on {what}", lambda: cls.recognises(foreign))
+    require(not known, cls, f"recognises() claims {what}; a user's file would be converted by the wrong family")
+    expect_error(cls, WeightsError, f"convert() takes {what}", lambda: family.convert(foreign))
+
+
+def _check_records(cls: type[Pretrained]) -> None:
+    records = getattr(cls, "records", None)
+    good = isinstance(records, tuple) and len(records) > 0 and all(isinstance(record, Record) for record in records)
+    require(good, cls, "has no `records: ClassVar[tuple[Record, ...]]`")
+    assert isinstance(records, tuple)
+    names = [record.name for record in records]
+    require(len(set(names)) == len(names), cls, f"gives two records one name: {names}")
+    known = set(inspect.signature(cls).parameters)
+    for record in records:
+        empty = [key for key in (*_NEEDED, *_TEXTS) if not getattr(record, key)]
+        require(not empty, cls, f"its record leaves {', '.join(empty)} empty; users cite and license weights by it")
+        good_name = _NAME.fullmatch(record.name) is not None
+        require(good_name, cls, f"has a record '{record.name}'; names are lower case, of letters, digits and dashes")
+        for key, allowed in _ALLOWED.items():
+            value = getattr(record, key)
+            require(value in allowed, cls, f"its record says {key}='{value}'; it is one of {', '.join(allowed)}")
+        strange = sorted(set(record.facts) - known)
+        require(not strange, cls, f"its record has facts that its constructor does not take: {', '.join(strange)}")
+        located = isinstance(record.location, HubFile | WebFile | ByHand)
+        require(located, cls, f"says of '{record.name}' no location (HubFile, WebFile or ByHand)")

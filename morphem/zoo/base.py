@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
@@ -176,9 +177,12 @@ class Pretrained(ABC):
 
     Attributes:
         records: What was released, the best known first.
+        not_compared: Outputs of golden records that `replay` leaves out, with the reason: by `case.output`, by `case`
+            for all outputs of a case, or by `output` for one in all cases. Printed by `verify` and in docs/zoo.md.
     """
 
     records: ClassVar[tuple[Record, ...]]
+    not_compared: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @classmethod
     @abstractmethod
@@ -204,6 +208,9 @@ class Pretrained(ABC):
     @abstractmethod
     def to_authors(self, encoder: Encoder) -> dict[str, Tensor]:
         """Return the weights under the authors' names: `convert` undone, bit for bit, without what it left out.
+
+        `convert(Checkpoint(to_authors(encoder), path, sidecars))` gives the same encoder again: a flat mapping without
+        the container around it is a form that every family reads.
 
         Args:
             encoder: What `convert` gave.

@@ -1,12 +1,13 @@
 """The checks of sources and pretrained encoders catch what they are for; the failure names it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from morphem.encoder import Encoder
 from morphem.sources.sheet import SheetSource
 from morphem.testing import ContractError, check_pretrained, check_source
-from morphem.zoo.base import Pretrained, Record
 from morphem.zoo.morphem import MorphEm
 
 pytestmark = pytest.mark.usefixtures("odd_plugins")
@@ -107,7 +108,7 @@ def test_a_bad_source_is_caught(cls, message):
 class NoLicense(MorphEm):
     """Says nothing of its licence."""
 
-    record = Record(**{**vars(MorphEm.record), "license": ""})
+    records = (replace(MorphEm.records[0], license=""),)
 
 
 class NeedsArgument(MorphEm):
@@ -117,13 +118,31 @@ class NeedsArgument(MorphEm):
         super().__init__()
 
 
-class TakesAnything(Pretrained):
+class ClaimsAnything(MorphEm):
+    """Recognises whatever it is shown."""
+
+    @classmethod
+    def recognises(cls, checkpoint):
+        return True
+
+
+class TakesAnything(MorphEm):
     """Converts whatever it is given."""
 
-    record = MorphEm.record
-
-    def convert(self, tensors, source):
+    def convert(self, checkpoint):
         return Encoder.tiny()
+
+
+class OddName(MorphEm):
+    """Has a record that no command line can name."""
+
+    records = (replace(MorphEm.records[0], name="My Model"),)
+
+
+class StrangeFact(MorphEm):
+    """Has a record with a fact that its constructor does not take."""
+
+    records = (replace(MorphEm.records[0], facts={"depth": 3}),)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +150,10 @@ class TakesAnything(Pretrained):
     [
         (NoLicense, "its record leaves license empty"),
         (NeedsArgument, "cannot be built without the argument 'size'"),
+        (ClaimsAnything, r"recognises\(\) claims no tensors at all"),
         (TakesAnything, r"convert\(\) takes no tensors at all without an error"),
+        (OddName, "names are lower case"),
+        (StrangeFact, "facts that its constructor does not take: depth"),
     ],
 )
 def test_a_bad_family_of_pretrained_encoders_is_caught(cls, message):
