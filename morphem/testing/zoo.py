@@ -10,7 +10,7 @@ import torch
 from morphem.errors import WeightsError
 from morphem.testing.contract import attempt, check_class, expect_error, require
 from morphem.testing.encoders import check_encoder
-from morphem.zoo.base import ByHand, Checkpoint, HubFile, Pretrained, Record, WebFile
+from morphem.zoo.base import ByHand, Checkpoint, Computed, HubFile, Pretrained, Record, WebFile
 
 _NEEDED = ("name", "summary", "license", "citation", "source", "exported", "input_domain")
 _TEXTS = ("preparation", "pooling", "channel_rule", "embed_dim")
@@ -81,5 +81,5 @@ def _check_records(cls: type[Pretrained]) -> None:
             require(value in allowed, cls, f"its record says {key}='{value}'; it is one of {', '.join(allowed)}")
         strange = sorted(set(record.facts) - known)
         require(not strange, cls, f"its record has facts that its constructor does not take: {', '.join(strange)}")
-        located = isinstance(record.location, HubFile | WebFile | ByHand)
-        require(located, cls, f"says of '{record.name}' no location (HubFile, WebFile or ByHand)")
+        located = isinstance(record.location, HubFile | WebFile | ByHand | Computed)
+        require(located, cls, f"says of '{record.name}' no location (HubFile, WebFile, ByHand or Computed)")

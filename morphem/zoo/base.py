@@ -69,6 +69,17 @@ class ByHand:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """No file at all: `Pretrained.build` makes the encoder of what its constructor takes (controls).
+
+    Attributes:
+        words: Of what it is made, in a sentence.
+    """
+
+    words: str
+
+
+@dataclass(frozen=True)
 class Record:
     """Facts about one published set of weights.
 
@@ -95,7 +106,7 @@ class Record:
 
     name: str
     summary: str
-    location: HubFile | WebFile | ByHand
+    location: HubFile | WebFile | ByHand | Computed
     license: str
     restricted: bool
     citation: str
@@ -204,6 +215,14 @@ class Pretrained(ABC):
             WeightsError: If it is not of this family, or keys are missing or left over; keys that are left out on
                 purpose (a head, a decoder) are named in the family's file.
         """
+
+    def build(self) -> Encoder:
+        """Make the encoder of a record whose location is `Computed`.
+
+        Raises:
+            WeightsError: If the family needs a file, as all but controls do.
+        """
+        raise WeightsError(f"{type(self).__name__} needs a file of weights; it computes nothing by itself.")
 
     @abstractmethod
     def to_authors(self, encoder: Encoder) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from morphem.errors import ConfigError, WeightsError, unknown_name
 from morphem.sharded_checkpoints import is_sharded_checkpoint, read_sharded
 from morphem.spec import from_spec
 from morphem.zoo import catalogue
-from morphem.zoo.base import Checkpoint, HubFile
+from morphem.zoo.base import Checkpoint, Computed, HubFile
 
 _CHECKPOINTS = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
 
@@ -64,6 +64,12 @@ def _from_entry(
 ) -> Encoder:
     """Load a record."""
     location = entry.record.location
+    if isinstance(location, Computed):
+        if revision is not None:
+            raise WeightsError(f"'{entry.record.name}' is computed; it has no revision ('{revision}').")
+        encoder = catalogue.build(entry.family, entry.cls, {**entry.record.facts, **facts}).build()
+        encoder.origin = {"model": entry.record.name}
+        return encoder
     if not isinstance(location, HubFile):
         raise WeightsError(f"'{entry.record.name}' cannot be fetched; give its file.")
     files = [location.file, *location.sidecars]
