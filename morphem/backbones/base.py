@@ -44,9 +44,12 @@ class TokenBackbone(Backbone):
 
     Attributes:
         n_prefix: Tokens that `encode` puts before the patches; the class token is the first of them.
+        needs_places: Whether `encode` and `class_token` need the argument `places`, the row and column of each token's
+            patch, (B or 1, T, 2): true of rotary positions alone.
     """
 
     n_prefix: int = 1
+    needs_places: bool = False
 
     @property
     @abstractmethod

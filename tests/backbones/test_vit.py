@@ -165,3 +165,137 @@ def test_fixed_positions_need_a_width_that_four_divides() -> None:
 def test_other_positions_are_refused() -> None:
     with pytest.raises(ConfigError, match="positions='rotary' must be"):
         VisionTransformer("vit_tiny_patch16_224", depth=1, positions="rotary")  # type: ignore[arg-type]
+
+
+def _tiny(**settings: object) -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(
+        "vit_tiny_patch16_224",
+        patch_size_px=8,
+        image_size_px=32,
+        embed_dim=24,
+        depth=3,
+        n_heads=2,
+        **settings,  # type: ignore[arg-type]
+    ).eval()
+
+
+def test_registers_stand_behind_the_class_token_without_a_position() -> None:
+    network, planes = _tiny(registers=4), torch.randn(2, 1, 32, 32)
+    assert network.n_prefix == 5
+    assert network.network.pos_embed.shape == (1, 1 + 16, 24)
+    embedded = network.embedded(planes)
+    assert torch.equal(embedded[:, 1:5], network.network.reg_token.expand(2, -1, -1))
+    with torch.no_grad():
+        torch.testing.assert_close(network(planes), network.tokens(planes)[:, 0], atol=1e-5, rtol=0)
+
+
+def test_registers_change_the_embedding() -> None:
+    network, planes = _tiny(registers=2), torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        before = network(planes)
+        network.network.reg_token += torch.randn_like(network.network.reg_token)
+        assert not torch.allclose(network(planes), before, atol=1e-4)
+
+
+def test_layer_scale_multiplies_both_branches_of_every_block() -> None:
+    network, planes = _tiny(layer_scale=0.5), torch.randn(1, 1, 32, 32)
+    keys = [key for key in network.state_dict() if key.endswith("gamma")]
+    assert len(keys) == 2 * 3
+    with torch.no_grad():
+        for block in network.network.blocks:
+            block.ls1.gamma.zero_()
+            block.ls2.gamma.zero_()
+        expected = network.network.norm(network.embedded(planes))
+        torch.testing.assert_close(network.tokens(planes), expected, atol=1e-6, rtol=0)
+
+
+def test_the_mean_of_the_patches_can_be_the_embedding() -> None:
+    network, planes = _tiny(pooling="mean", registers=2), torch.randn(2, 1, 24, 40)
+    with torch.no_grad():
+        tokens = network.tokens(planes)
+        expected = torch.stack([image[3:].double().mean(0) for image in tokens]).float()
+        torch.testing.assert_close(network(planes), expected, atol=1e-6, rtol=0)
+        entering = network.patches(planes) + network.patch_positions((3, 5))
+        torch.testing.assert_close(network.encode(entering)[:, 0], expected, atol=1e-6, rtol=0)
+
+
+def test_without_a_final_norm_tokens_are_those_of_the_last_block() -> None:
+    network = _tiny(pooling="mean", final_norm=False)
+    assert not [key for key in network.state_dict() if key.startswith("network.norm")]
+    x = network.embedded(planes := torch.randn(1, 1, 32, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(network(planes), network.network.blocks(x)[:, 1:].mean(1), atol=1e-6, rtol=0)
+
+
+def test_queries_keys_and_values_can_do_without_a_bias() -> None:
+    assert not [key for key in _tiny(qkv_bias=False).state_dict() if key.endswith("qkv.bias")]
+
+
+def test_epsilon_reaches_every_normalisation() -> None:
+    network = _tiny(layer_norm_eps=1e-3)
+    found = {m.eps for m in network.modules() if isinstance(m, torch.nn.LayerNorm)}
+    assert found == {1e-3}
+
+
+def test_tokens_of_several_blocks_come_oldest_first_and_normalised() -> None:
+    network, planes = _tiny(), torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        x, expected = network.embedded(planes), []
+        for block in network.network.blocks:
+            x = block(x)
+            expected.append(network.network.norm(x))
+        for found, wanted in zip(network.last_tokens(planes, 2), expected[1:], strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+def test_several_planes_can_enter_together() -> None:
+    network = _tiny(in_channels=3)
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 24)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("grid", [(2, 3), (4, 4), (7, 5)])
+def test_positions_can_be_resampled_to_the_exact_size(antialias: bool, grid: tuple[int, int]) -> None:
+    network = _tiny(position_offset=0.0, position_antialias=antialias)
+    table = network.network.pos_embed.detach()
+    patches = table[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(patches, grid, mode="bicubic", antialias=antialias)
+    found = network.patch_positions(grid).detach()
+    torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2), atol=1e-6, rtol=0)
+
+
+def test_fixed_positions_can_have_the_column_first() -> None:
+    network = _tiny(positions="sincos_columns")
+    rows_first = sincos.positions(3, 5, 24)
+    expected = np.concatenate([rows_first[:, 12:], rows_first[:, :12]], axis=1)
+    np.testing.assert_allclose(network.patch_positions((3, 5))[0].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "max"}, "pooling='max' must be 'class' or 'mean'"),
+        ({"rotary": "spiral"}, "rotary='spiral' must be 'none', 'axial' or 'mixed'"),
+        ({"rotation": "cosine"}, "rotation and rotary_base have no effect"),
+        ({"registers": -1}, "registers=-1 at least 0"),
+        ({"layer_scale": 0.0}, "layer_scale=0.0 must be above 0"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps=0.0"),
+        ({"position_antialias": True}, "and 0 with position_antialias"),
+        ({"positions": "sincos", "position_offset": 0.0}, "no effect with positions='sincos'"),
+        ({"rotary": "axial", "rotary_base": 1.0}, "rotary_base=1.0 must be above 1"),
+    ],
+)
+def test_settings_that_clash_or_do_nothing_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _tiny(**settings)
+
+
+def test_a_network_with_everything_is_built_again_from_its_spec() -> None:
+    network = _tiny(
+        registers=2, layer_scale=0.1, qkv_bias=False, layer_norm_eps=1e-5, pooling="mean", rotary="mixed", in_channels=2
+    )
+    again = from_spec(to_spec(network))
+    again.load_state_dict(network.state_dict())
+    images = torch.randn(1, 2, 16, 24)
+    assert torch.equal(again.eval()(images), network(images))
