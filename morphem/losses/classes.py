@@ -12,11 +12,10 @@ with the hardest rows of the batch as Hermans et al. 2017, https://arxiv.org/abs
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, pad
 
-from morphem.losses.gathering import gather_rows
+from morphem.losses.gathering import gather_rows, mean_over_rows
 
 
 class LabelLoss(NamedTuple):
@@ -42,17 +41,7 @@ def class_loss(scores: Tensor, classes: Tensor, *, smoothing: float = 0.0, joint
     """
     total = cross_entropy(scores, classes, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
     n_rows = (classes >= 0).sum()
-    return LabelLoss(_mean(total, n_rows, joint), n_rows)
-
-
-def _mean(total: Tensor, n_rows: Tensor, joint: bool) -> Tensor:
-    """Divide a sum over rows by their mean number per process, or by 1 where there is none."""
-    count = n_rows.to(total.dtype)
-    if joint and dist.is_available() and dist.is_initialized():
-        count = count.clone()
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return total / torch.where(count > 0, count, 1.0)
+    return LabelLoss(mean_over_rows(total, n_rows, joint), n_rows)
 
 
 class ProxyScores(nn.Module):
@@ -96,7 +85,7 @@ def supervised_contrast(projections: Tensor, classes: Tensor, temperature: float
     anchors = n_positives > 0
     log_share = logits[anchors].log_softmax(1).masked_fill(~positive[anchors], 0.0)
     total = (-log_share.sum(1) / n_positives[anchors]).sum() + 0.0 * projections.sum()  # a graph also without anchors
-    return LabelLoss(_mean(total, anchors.sum(), joint), anchors.sum())
+    return LabelLoss(mean_over_rows(total, anchors.sum(), joint), anchors.sum())
 
 
 def _gather(rows: Tensor, labels: Tensor, joint: bool) -> tuple[Tensor, Tensor, int]:

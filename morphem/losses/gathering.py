@@ -12,6 +12,24 @@ def n_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def mean_over_rows(total: Tensor, n_rows: Tensor, joint: bool) -> Tensor:
+    """Divide a sum over rows by their mean number per process, or by 1 where there is none.
+
+    The mean over processes of the results, which DDP takes of gradients, is the mean over all rows.
+
+    Args:
+        total: Sum over the rows of this process, ().
+        n_rows: How many these are, ().
+        joint: Whether the rows of all processes count, which then all have to call this, or those of this one.
+    """
+    count = n_rows.to(total.dtype)
+    if joint and dist.is_available() and dist.is_initialized():
+        count = count.clone()
+        dist.all_reduce(count)
+        count = count / dist.get_world_size()
+    return total / torch.where(count > 0, count, 1.0)
+
+
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """Join the rows of all processes, in the order of their ranks; gradients flow back to each.
 

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import groupby
 from typing import Any, Self
 
 import lightning.pytorch as L
@@ -18,9 +19,12 @@ from torch import Tensor
 
 from morphem import rng
 from morphem.channels.base import ChannelStrategy
+from morphem.channels.sequences import Sequences
 from morphem.data.views import MultiCrop
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError, WeightsError
+from morphem.losses.gathering import mean_over_rows
+from morphem.methods.diversity import ChannelDiversity, Diversity, DiversityRecipe, weighted_diversity
 from morphem.methods.finite import FiniteCheck
 from morphem.optimizers import AdamWRecipe, clip_per_tensor, fill_state, set_rates
 from morphem.schedules import Horizon
@@ -61,6 +65,7 @@ class Method(L.LightningModule, Configurable, ABC):
         self.horizon = Horizon(1, 1)
         self._peak_lr = recipe.lr
         self._finite = FiniteCheck()
+        self.diversity: ChannelDiversity | None = None
 
     @classmethod
     @abstractmethod
@@ -86,6 +91,49 @@ class Method(L.LightningModule, Configurable, ABC):
         Args:
             views: Dense normalised batches, one per view, global views first.
         """
+
+    def keep_channels_apart(self, recipe: DiversityRecipe | None) -> None:
+        """Prepare the diversity terms; for `__init__` of methods that offer them.
+
+        Args:
+            recipe: Weights; None for no such term.
+
+        Raises:
+            ConfigError: If the channel strategy has nothing to keep apart.
+        """
+        if recipe is not None:
+            self.diversity = ChannelDiversity(self.encoder.channels, recipe)
+
+    def seen_tokens(self, view: ChannelBatch, part: Sequences) -> Tensor | None:
+        """Return which tokens of sequences the encoder sees, (B, T), bool; None for all of them.
+
+        Args:
+            view: Dense and normalised.
+            part: Some of its sequences.
+        """
+        return None
+
+    def with_diversity(self, output: StepOutput, views: list[ChannelBatch]) -> StepOutput:
+        """Add the diversity terms of what the encoder is trained on, where they are on; the end of a `step`.
+
+        Args:
+            output: Of the method itself.
+            views: As `step` got them.
+        """
+        if self.diversity is None:
+            return output
+        strategy, found = self.encoder.channels, []
+        for _, group in groupby(views, key=lambda view: view.planes.shape[1:]):
+            view = ChannelBatch.cat(list(group))
+            parts = strategy.sequences(view)
+            with torch.autocast(view.planes.device.type, enabled=False):
+                found.append(self.diversity(strategy, view, parts, [self.seen_tokens(view, part) for part in parts]))
+        terms = Diversity(*(torch.cat(values) for values in zip(*found, strict=True)))
+        n_rows = torch.tensor(len(terms.within), device=terms.within.device)
+        total = weighted_diversity(terms, self.diversity.recipe).sum()
+        extra = mean_over_rows(total, n_rows, joint=self.training)
+        logs = {f"diversity_{name}": value.detach().mean() for name, value in terms._asdict().items()}
+        return StepOutput(output.loss + extra, output.embedding, {**output.logs, **logs})
 
     def before_update(self, step: int) -> None:
         """Do what comes between the gradients and the optimizer's step (nothing here).

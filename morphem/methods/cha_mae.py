@@ -11,7 +11,7 @@ weight decay 5e-5, 5 epochs of warm-up, cosine to 1e-5, 100 epochs; gradients ar
 (`trainer.gradient_clip_val: 1.0`).
 Differs from them: a mask that loses channels loses at least one; an image of one channel loses patches instead; masks
 are drawn for each image, not for a batch; Fourier magnitudes are those of patches on every grid; images without a label
-count in the reconstruction alone; DiChaViT's two diversity terms (weights 1e-5 and 1e-4 there) are left out.
+count in the reconstruction alone; DiChaViT's two diversity terms are off unless `diversity` is given.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from morphem.errors import ConfigError
 from morphem.losses.classes import ProxyScores, class_loss
 from morphem.losses.reconstruction import LossRecipe
 from morphem.masking import MaskRecipe
+from morphem.methods.diversity import DiversityRecipe
 from morphem.methods.labelled import LabelledMethod
 from morphem.methods.mae import MAE, several_channels
 from morphem.methods.supervised import ScaledLinear
@@ -56,6 +57,9 @@ class ChaMAE(MAE, LabelledMethod):
             two layers).
         label_weight: Share of the labels in the loss, above 0 and below 1; the rest is reconstruction's.
         temperature: Above 0; scores are divided by it. Published: 0.11 with proxies, 5 with the linear layer.
+        diversity: Terms that keep tokens and channel types apart (DiChaViT); null for none. Published for CHAMMI:
+            `{token_weight: 0.001, within: 0.5, across: 1, channel_weight: 0.0001, channel_temperature: 0.1,
+            channel_among: vocabulary}`.
         lr: Peak learning rate for `lr_per_images` images in a global batch.
         lr_per_images: Global batch size to which `lr` belongs; null takes `lr` as it is.
         min_lr: Learning rate at the end of the run.
@@ -83,6 +87,7 @@ class ChaMAE(MAE, LabelledMethod):
         head: Literal["proxy", "linear"] = "proxy",
         label_weight: float = 0.01,
         temperature: float = 0.11,
+        diversity: DiversityRecipe | None = None,
         lr: float = 4e-4,
         lr_per_images: int | None = None,
         min_lr: float = 1e-5,
@@ -112,6 +117,7 @@ class ChaMAE(MAE, LabelledMethod):
             )
         if not temperature > 0:
             raise ConfigError(f"cha_mae: temperature={temperature} has to be above 0.")
+        self.keep_channels_apart(diversity)
         self.head_kind = head
         self.label_weight = label_weight
         self.temperature = temperature
@@ -173,7 +179,7 @@ class ChaMAE(MAE, LabelledMethod):
             "counted": n_rows.float(),
             "unlabelled": (self.row_labels(views[0]) < 0).sum().float(),
         }
-        return StepOutput(loss, embeddings[0].detach(), {**logs, **further})
+        return self.with_diversity(StepOutput(loss, embeddings[0].detach(), {**logs, **further}), views)
 
 
 def dynamic_masks() -> Sequence[MaskRecipe]:

@@ -23,6 +23,7 @@ from morphem.encoder import Encoder
 from morphem.errors import ConfigError
 from morphem.heads import DINOHead
 from morphem.methods.base import Method
+from morphem.methods.diversity import DiversityRecipe
 from morphem.normalizers import SelfNormalize
 from morphem.optimizers import AdamWRecipe
 from morphem.schedules import cosine, linear
@@ -146,6 +147,7 @@ class DINO(Method):
         center_momentum: Share of the old centre that is kept at each step, 0 to 1; of `mean`.
         koleo_weight: Weight of a term that pushes each embedding of a global view away from its nearest neighbour in
             the batch (KoLeo; DINOv2 takes 0.1); 0 for none.
+        diversity: Terms that keep tokens and channel types apart (DiChaViT); null for none.
         teacher_momentum: Share of the old teacher that is kept at the first step, 0 to 1.
         teacher_momentum_end: The same at the end of the run; a cosine leads from one to the other.
         freeze_last_layer_epochs: Epochs in which the head's last layer does not move.
@@ -181,6 +183,7 @@ class DINO(Method):
         centering: Literal["mean", "sinkhorn_knopp"] = "mean",
         center_momentum: float = 0.9,
         koleo_weight: float = 0.0,
+        diversity: DiversityRecipe | None = None,
         teacher_momentum: float = 0.996,
         teacher_momentum_end: float = 1.0,
         freeze_last_layer_epochs: int = 1,
@@ -206,6 +209,7 @@ class DINO(Method):
             clip_per_tensor=clip_per_tensor,
         )
         super().__init__(encoder, views, recipe, seed=seed)
+        self.keep_channels_apart(diversity)
         self.n_global_views = _count_global_views(encoder, views)
         self.teacher_temperature = teacher_temperature
         self.teacher_temperature_start = teacher_temperature_start
@@ -268,7 +272,7 @@ class DINO(Method):
         if self.koleo_weight:
             logs["koleo"] = koleo.detach()
         logs["agreement"] = cosine_similarity(embedding, teacher_embedding[0].float()).mean()
-        return StepOutput(loss, embedding, logs)
+        return self.with_diversity(StepOutput(loss, embedding, logs), views)
 
     @torch.no_grad()
     def _signals(self, scores: Tensor, temperature: float) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from morphem.layerwise import LayerwiseRecipe, scale_rates
 from morphem.losses.koleo import koleo
 from morphem.losses.patch_distillation import PatchDistillation
 from morphem.methods.dino import DINO, embed_views
+from morphem.methods.diversity import DiversityRecipe
 from morphem.normalizers import SelfNormalize
 from morphem.teacher import follow, make_teacher
 from morphem.types import ChannelBatch, StepOutput
@@ -65,6 +66,7 @@ class DINOv2(DINO):
         n_patch_prototypes: Width of the patches' own head; null takes `n_prototypes`.
         patch_weight: Weight of the loss of hidden patches, above 0.
         koleo_weight: Weight of KoLeo, the sum over global views, at least 0.
+        diversity: Terms that keep tokens and channel types apart (DiChaViT); null for none.
         mask_probability: That a global view of an image (or plane) has hidden patches, above 0 and up to 1.
         mask_ratio: Smallest and largest share of patches that are hidden then, above 0 and below 1.
         mask_channels: Whether all channels of an image lose the same patches (`together`), which leaves nothing to copy
@@ -109,6 +111,7 @@ class DINOv2(DINO):
         n_patch_prototypes: int | None = None,
         patch_weight: float = 1.0,
         koleo_weight: float = 0.1,
+        diversity: DiversityRecipe | None = None,
         mask_probability: float = 0.5,
         mask_ratio: tuple[float, float] = (0.1, 0.5),
         mask_channels: Literal["together", "apart"] = "apart",
@@ -147,6 +150,7 @@ class DINOv2(DINO):
             centering=centering,
             center_momentum=center_momentum,
             koleo_weight=koleo_weight,
+            diversity=diversity,
             teacher_momentum=teacher_momentum,
             teacher_momentum_end=teacher_momentum_end,
             freeze_last_layer_epochs=freeze_last_layer_epochs,
@@ -236,7 +240,7 @@ class DINOv2(DINO):
                 spread = torch.stack([koleo(view) for view in torch.split(global_images, n_rows)]).sum()
                 loss = loss + self.koleo_weight * spread
                 logs["loss_koleo"] = spread.detach()
-        return StepOutput(loss, student_images[:n_rows].detach().float(), logs)
+        return self.with_diversity(StepOutput(loss, student_images[:n_rows].detach().float(), logs), views)
 
     def _student(self, batch: ChannelBatch) -> tuple[Tensor, Patches]:
         """Embed global views of which patches are hidden; return the images, (R, D), and the hidden patches."""

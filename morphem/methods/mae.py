@@ -30,6 +30,7 @@ from morphem.errors import ChannelError, ConfigError
 from morphem.losses.reconstruction import LossRecipe, Sums, reconstruction_sums, weighted
 from morphem.masking import MaskRecipe, Split, hidden_tokens, split_by_count
 from morphem.methods.base import Method
+from morphem.methods.diversity import DiversityRecipe
 from morphem.normalizers import SelfNormalize
 from morphem.optimizers import AdamWRecipe
 from morphem.types import ChannelBatch, StepOutput
@@ -47,6 +48,7 @@ class MAE(Method):
         masks: Kinds of masks; an image gets one of them. Null is one kind: 75 % of each channel's patches.
         decoder: How patches are reconstructed; null takes the defaults of `DecoderRecipe`.
         loss: What reconstructions are judged by; null takes the defaults of `LossRecipe`.
+        diversity: Terms that keep visible tokens and channel types apart (DiChaViT); null for none.
         lr: Peak learning rate for `lr_per_images` images in a global batch. CHAMMI-75's batch is 1024 per GPU.
         lr_per_images: Global batch size to which `lr` belongs; null takes `lr` as it is. Kim et al.: 1.5e-4 per 256.
         min_lr: Learning rate at the end of the run.
@@ -69,6 +71,7 @@ class MAE(Method):
         masks: list[MaskRecipe] | None = None,
         decoder: DecoderRecipe | None = None,
         loss: LossRecipe | None = None,
+        diversity: DiversityRecipe | None = None,
         lr: float = 5e-4,
         lr_per_images: int | None = None,
         min_lr: float = 0.0,
@@ -90,6 +93,7 @@ class MAE(Method):
             clip_per_tensor=clip_per_tensor,
         )
         super().__init__(encoder, views, recipe, seed=seed)
+        self.keep_channels_apart(diversity)
         self.prepare([MaskRecipe()] if masks is None else masks, decoder or DecoderRecipe(), loss or LossRecipe())
 
     def prepare(self, masks: Sequence[MaskRecipe], decoder: DecoderRecipe, loss: LossRecipe) -> None:
@@ -140,7 +144,16 @@ class MAE(Method):
     def step(self, views: list[ChannelBatch]) -> StepOutput:
         """Hide patches of every view and judge what the decoder makes of the rest."""
         loss, embeddings, logs = self.reconstruct(views)
-        return StepOutput(loss, embeddings[0].detach(), logs)
+        return self.with_diversity(StepOutput(loss, embeddings[0].detach(), logs), views)
+
+    def seen_tokens(self, view: ChannelBatch, part: Sequences) -> Tensor | None:
+        """Return which tokens of sequences are not hidden, (B, T), bool.
+
+        Args:
+            view: Dense and normalised.
+            part: Some of its sequences.
+        """
+        return ~hidden_tokens(self.masks, view, part)
 
     def reconstruct(self, views: list[ChannelBatch]) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         """Hide patches of every view and judge what the decoder makes of the rest.

@@ -6,7 +6,7 @@ chaudatascience/diverse_channel_vit at 3ff783d: temperature 0.07, lr 4e-5 for ba
 leaves out is of the CHAMMI baselines (chaudatascience/channel_adaptive_models at 5e7895e): weight decay 5e-5, 3 epochs
 of warm-up, cosine to 1e-6.
 Differs from them: no thin-plate-spline warps; warm-up starts at 0, not at 1e-5; biases and one-dimensional parameters
-are not decayed. DiChaViT's two further losses, which keep tokens and channel embeddings apart, are not part of this.
+are not decayed. DiChaViT's two further losses, which keep tokens and channel embeddings apart, are `diversity`.
 """
 
 from typing import Self
@@ -14,6 +14,7 @@ from typing import Self
 from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.data.views import MultiCrop, ViewRecipe
 from morphem.encoder import Encoder
+from morphem.methods.diversity import DiversityRecipe
 from morphem.methods.supervised import Supervised
 from morphem.normalizers import SelfNormalize
 
@@ -27,6 +28,7 @@ class Proxy(Supervised):
         label: Column of `data.labels` to train on; may be left out where there is one.
         classes: Left out: the data say which classes there are. A checkpoint fills it in.
         temperature: Above 0; squared distances are divided by it.
+        diversity: Terms that keep tokens and channel types apart (DiChaViT); null for none.
         lr: Peak learning rate for `lr_per_images` images in a global batch.
         lr_per_images: Global batch size to which `lr` belongs; null takes `lr` as it is.
         min_lr: Learning rate at the end of the run.
@@ -48,6 +50,7 @@ class Proxy(Supervised):
         label: str | None = None,
         classes: list[str] | None = None,
         temperature: float = 0.07,
+        diversity: DiversityRecipe | None = None,
         lr: float = 4e-5,
         lr_per_images: int | None = 64,
         min_lr: float = 1e-6,
@@ -65,6 +68,7 @@ class Proxy(Supervised):
             classes=classes,
             head="proxy",
             temperature=temperature,
+            diversity=diversity,
             lr=lr,
             lr_per_images=lr_per_images,
             min_lr=min_lr,

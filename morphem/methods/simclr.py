@@ -20,6 +20,7 @@ from morphem.errors import ConfigError
 from morphem.losses.contrast import nt_xent
 from morphem.methods.base import Method
 from morphem.methods.dino import embed_views
+from morphem.methods.diversity import DiversityRecipe
 from morphem.normalizers import SelfNormalize
 from morphem.optimizers import AdamWRecipe
 from morphem.types import ChannelBatch, StepOutput
@@ -43,6 +44,7 @@ class SimCLR(Method):
         head_output_dim: Width of what is compared. Chen et al. and Kim et al. take 128.
         head_batch_norm: Whether every layer of the head is followed by a normalisation over the batch, as in the code
             of Chen et al.; on several devices it needs `trainer.sync_batchnorm: true`.
+        diversity: Terms that keep tokens and channel types apart (DiChaViT); null for none.
         lr: Peak learning rate; CHAMMI-75 takes 5e-5 for a global batch of 2,688.
         lr_per_images: Global batch size to which `lr` belongs; null takes `lr` as it is.
         min_lr: Learning rate at the end of the run.
@@ -67,6 +69,7 @@ class SimCLR(Method):
         head_hidden_dim: int = 2048,
         head_output_dim: int = 128,
         head_batch_norm: bool = False,
+        diversity: DiversityRecipe | None = None,
         lr: float = 5e-5,
         lr_per_images: int | None = None,
         min_lr: float = 0.0,
@@ -88,6 +91,7 @@ class SimCLR(Method):
             clip_per_tensor=clip_per_tensor,
         )
         super().__init__(encoder, views, recipe, seed=seed)
+        self.keep_channels_apart(diversity)
         _check_views(encoder, views)
         if not temperature > 0:
             raise ConfigError(f"simclr: temperature={temperature} has to be above 0.")
@@ -132,7 +136,7 @@ class SimCLR(Method):
                 "raise data.batch_size (accumulating batches does not help)."
             )
         logs = {"alignment": contrast.alignment, "contrast_accuracy": contrast.accuracy}
-        return StepOutput(contrast.loss, embeddings[0].detach().float(), logs)
+        return self.with_diversity(StepOutput(contrast.loss, embeddings[0].detach().float(), logs), views)
 
 
 def _head(input_dim: int, n_layers: int, hidden_dim: int, output_dim: int, batch_norm: bool) -> nn.Module:

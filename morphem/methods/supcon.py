@@ -17,6 +17,7 @@ from morphem.data.views import MultiCrop, ViewRecipe
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError
 from morphem.losses.classes import supervised_contrast
+from morphem.methods.diversity import DiversityRecipe
 from morphem.methods.labelled import LabelledMethod
 from morphem.normalizers import SelfNormalize
 from morphem.optimizers import AdamWRecipe
@@ -39,6 +40,7 @@ class SupCon(LabelledMethod):
             exported encoder. Khosla et al. take 2.
         head_hidden_dim: Width between the layers. Khosla et al. take 2048.
         head_output_dim: Width of what is compared. Khosla et al. take 128.
+        diversity: Terms that keep tokens and channel types apart (DiChaViT); null for none.
         lr: Peak learning rate for `lr_per_images` images in a global batch.
         lr_per_images: Global batch size to which `lr` belongs; null takes `lr` as it is.
         min_lr: Learning rate at the end of the run.
@@ -63,6 +65,7 @@ class SupCon(LabelledMethod):
         head_layers: int = 3,
         head_hidden_dim: int = 8192,
         head_output_dim: int = 512,
+        diversity: DiversityRecipe | None = None,
         lr: float = 1e-4,
         lr_per_images: int | None = 256,
         min_lr: float = 0.0,
@@ -84,6 +87,7 @@ class SupCon(LabelledMethod):
             clip_per_tensor=clip_per_tensor,
         )
         super().__init__(encoder, views, recipe, label, classes, seed=seed)
+        self.keep_channels_apart(diversity)
         if views.n_views < 2:
             raise ConfigError(
                 "supcon needs at least 2 views, so that every image has a positive; views.recipes makes one."
@@ -130,4 +134,4 @@ class SupCon(LabelledMethod):
         with torch.autocast(projections.device.type, enabled=False):
             loss, n_rows = supervised_contrast(projections, labels, self.temperature, joint=self.training)
         logs = {"counted": n_rows.float(), "unlabelled": (labels[:first] < 0).sum().float()}
-        return StepOutput(loss, embeddings[:first].detach().float(), logs)
+        return self.with_diversity(StepOutput(loss, embeddings[:first].detach().float(), logs), views)

@@ -18,6 +18,7 @@ from morphem.data.views import MultiCrop, ViewRecipe
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError
 from morphem.losses.classes import ProxyScores, class_loss
+from morphem.methods.diversity import DiversityRecipe
 from morphem.methods.labelled import LabelledMethod
 from morphem.normalizers import SelfNormalize
 from morphem.optimizers import AdamWRecipe
@@ -35,6 +36,7 @@ class Supervised(LabelledMethod):
         head: What scores the classes: a `linear` layer, or a trained vector for each class (`proxy`).
         temperature: Above 0; scores are divided by it. The CHAMMI baselines take 0.3 with proxies.
         label_smoothing: Share of the target that is spread over all classes, 0 to below 1; none in validation.
+        diversity: Terms that keep tokens and channel types apart (DiChaViT); null for none.
         lr: Peak learning rate for `lr_per_images` images in a global batch.
         lr_per_images: Global batch size to which `lr` belongs; null takes `lr` as it is.
         min_lr: Learning rate at the end of the run.
@@ -58,6 +60,7 @@ class Supervised(LabelledMethod):
         head: Literal["linear", "proxy"] = "linear",
         temperature: float = 1.0,
         label_smoothing: float = 0.0,
+        diversity: DiversityRecipe | None = None,
         lr: float = 5e-4,
         lr_per_images: int | None = 256,
         min_lr: float = 1e-6,
@@ -79,6 +82,7 @@ class Supervised(LabelledMethod):
             clip_per_tensor=clip_per_tensor,
         )
         super().__init__(encoder, views, recipe, label, classes, seed=seed)
+        self.keep_channels_apart(diversity)
         if head not in ("linear", "proxy"):
             raise ConfigError(f"{self._name}: head='{head}' is not known; it is 'linear' or 'proxy'.")
         if not temperature > 0:
@@ -128,7 +132,7 @@ class Supervised(LabelledMethod):
             "counted": n_rows,
             "unlabelled": (labels[:first] < 0).sum(),
         }
-        return StepOutput(loss, embeddings[:first].detach().float(), _floats(logs))
+        return self.with_diversity(StepOutput(loss, embeddings[:first].detach().float(), _floats(logs)), views)
 
 
 class ScaledLinear(nn.Linear):
