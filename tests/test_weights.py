@@ -4,9 +4,9 @@ import os
 import pickle
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from morphem import weights
@@ -111,14 +111,14 @@ def _cached(cache: Path, files: dict[str, str]) -> None:
 
 
 def test_offline_files_of_the_hub_come_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     _cached(tmp_path, {"config.json": "{}"})
     folder = weights.fetch("lab/encoder", ["config.json"], None, True)
     assert folder.name == ("c0ffee" * 7)[:40]
 
 
 def test_offline_a_model_that_is_not_cached_says_what_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"download config\.json from https://huggingface\.co/lab/encoder"):
         weights.fetch("lab/encoder", ["config.json"], None, True)
 
@@ -126,15 +126,15 @@ def test_offline_a_model_that_is_not_cached_says_what_to_fetch(tmp_path: Path, m
 def test_offline_a_file_that_is_missing_from_the_cache_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     _cached(tmp_path, {"config.json": "{}"})
     with pytest.raises(WeightsError, match=r"download model\.safetensors from"):
         weights.fetch("lab/encoder", ["config.json", "model.safetensors"], None, True)
 
 
 def test_without_a_network_the_error_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(WeightsError, match="'lab/encoder' cannot be loaded"):
         weights.fetch("lab/encoder", ["config.json"], None, None)
 
