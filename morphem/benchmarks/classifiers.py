@@ -34,8 +34,8 @@ def linear_probe(train: Floats, classes: Ints, test: Floats, *, ridge: float = 1
     """Predict classes by least squares on one-hot targets of standardised features, with a ridge.
 
     Classes weigh alike, whatever their size. The ridge is relative: `ridge * M` is added to the diagonal of the M rows'
-    Gram matrix per feature, so its effect does not depend on the number of rows. Solved in closed form, over features or
-    over rows, whichever are fewer.
+    Gram matrix, so its effect does not depend on the number of rows. Solved in closed form, over features or over rows,
+    whichever are fewer.
 
     Args:
         train: (M, F), finite.
