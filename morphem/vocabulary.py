@@ -1,9 +1,9 @@
 """The channel types that a strategy has learned, and what becomes of others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from morphem.data.schema import resolve_channel
-from morphem.errors import ChannelError, nearest
+from morphem.errors import ChannelError, nearest, unknown_name
 
 UNKNOWN_POLICIES = ("error", "zero", "mean", "nearest")
 
@@ -15,18 +15,28 @@ class Vocabulary:
         names: Channel types by name or alias.
         aliases: Further channel types, each with the one of `names` that stands for it.
         unknown: One of `UNKNOWN_POLICIES`.
+        own_names: What the weights' authors call the channels, each with the one of `names` that it stands for. One of
+            `names` that stands for itself here needs no channel type: it is known to these weights alone.
 
     Attributes:
         names: Channel types by name.
 
     Raises:
-        ChannelError: If there is no name, one is unknown or repeated, or an alias stands for a type that is not there.
+        ChannelError: If there is no name, one is unknown or repeated, or an alias or a name of the authors stands for
+            a type that is not there.
     """
 
-    def __init__(self, names: Sequence[str], aliases: Mapping[str, str], unknown: str) -> None:
-        self.names = resolve_distinct(names, "vocabulary")
+    def __init__(
+        self, names: Sequence[str], aliases: Mapping[str, str], unknown: str, own_names: Mapping[str, str] | None = None
+    ) -> None:
+        self._own = own_names or {}
+        alone = {name for name, target in self._own.items() if name == target}
+        self.names = resolve_distinct(names, "vocabulary", alone)
         self.unknown = unknown
         self._numbers = {name: number for number, name in enumerate(self.names)}
+        for name, target in self._own.items():
+            if target not in self.names:
+                raise ChannelError(f"own_names: '{name}' stands for '{target}', but {self._not_there(target)}")
         for alias, target in aliases.items():
             name, known = resolve_channel(alias), resolve_channel(target)
             if name in self.names:
@@ -34,6 +44,32 @@ class Vocabulary:
             if known not in self.names:
                 raise ChannelError(f"aliases: '{alias}' stands for '{target}', but {self._not_there(known)}")
             self._numbers[name] = self._numbers[known]
+
+    def resolve(self, name: str | int) -> str:
+        """Return the channel type that a user means.
+
+        Args:
+            name: A name of the authors in their spelling, a channel type or an alias of one, or a number: the place in
+                the vocabulary, from 0.
+
+        Raises:
+            ChannelError: If it is none of them.
+        """
+        if isinstance(name, int) or name.isdecimal():
+            if not 0 <= int(name) < len(self.names):
+                raise ChannelError(
+                    f"there is no channel {name}: this encoder numbers them 0 to {len(self.names) - 1} "
+                    f"({', '.join(self.names)})."
+                )
+            return self.names[int(name)]
+        if name in self._own:
+            return self._own[name]
+        try:
+            return resolve_channel(name)
+        except ChannelError as fault:
+            if not self._own:
+                raise
+            raise ChannelError(f"{unknown_name('channel of this encoder', name, self._own)} {fault}") from fault
 
     def number(self, name: str, *, strict: bool) -> int:
         """Return the number of a channel type; behind the last, one that has no embedding or the mean of all.
@@ -66,17 +102,32 @@ class Vocabulary:
         )
 
 
-def resolve_distinct(names: Sequence[str], what: str) -> tuple[str, ...]:
+def resolve_name(name: str | int) -> str:
+    """Return the channel type that a user means, where the encoder numbers no channels.
+
+    Args:
+        name: A channel type or an alias of one.
+
+    Raises:
+        ChannelError: If it is neither.
+    """
+    if isinstance(name, int) or name.isdecimal():
+        raise ChannelError(f"channel {name} is a number, and this encoder numbers no channels; give names.")
+    return resolve_channel(name)
+
+
+def resolve_distinct(names: Sequence[str], what: str, alone: Collection[str] = ()) -> tuple[str, ...]:
     """Return channel types by name, and refuse an empty list, unknown names and repetitions.
 
     Args:
         names: Channel types by name or alias.
         what: What the list is, for messages.
+        alone: Names that are taken as they stand.
 
     Raises:
         ChannelError: If there is none, or one is unknown or repeated.
     """
-    resolved = tuple(resolve_channel(name) for name in names)
+    resolved = tuple(name if name in alone else resolve_channel(name) for name in names)
     if not resolved:
         raise ChannelError(f"{what} is empty; name at least one channel type.")
     repeated = sorted({name for name in resolved if resolved.count(name) > 1})

@@ -59,9 +59,10 @@ class PostNormTransformer(TokenBackbone):
         depth: Number of blocks.
         n_heads: Attention heads; must divide D. The released ChAda-ViT says 12; its training code builds 2.
         hidden_dim: Width of the blocks' MLP.
+        final_norm_eps: Of the last normalisation; above 0. ChAda-ViT's class says 1e-5, its training code 1e-6.
 
     Raises:
-        ConfigError: If a number is below 1, or one does not divide the other.
+        ConfigError: If a number is below 1, one does not divide the other, or the epsilon is not above 0.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class PostNormTransformer(TokenBackbone):
         depth: int = 12,
         n_heads: int = 12,
         hidden_dim: int = 2048,
+        final_norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         sizes = {
@@ -90,6 +92,8 @@ class PostNormTransformer(TokenBackbone):
                 f"post_norm_vit: n_heads={n_heads} must divide embed_dim={embed_dim}, and "
                 f"patch_size_px={patch_size_px} image_size_px={image_size_px}."
             )
+        if not final_norm_eps > 0:
+            raise ConfigError(f"post_norm_vit: final_norm_eps={final_norm_eps} must be above 0.")
         self.embed_dim = embed_dim
         side = image_size_px // patch_size_px
         self.trained_grid = (side, side)
@@ -97,7 +101,7 @@ class PostNormTransformer(TokenBackbone):
         self.first_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.position_table = nn.Parameter(torch.empty(1, 1 + side * side, embed_dim))
         self.blocks = nn.Sequential(*(PostNormBlock(embed_dim, n_heads, hidden_dim) for _ in range(depth)))
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim, eps=final_norm_eps)
         nn.init.trunc_normal_(self.first_token, std=0.02)
         nn.init.trunc_normal_(self.position_table, std=0.02)
         self.blocks.apply(_init_linear)

@@ -4,7 +4,7 @@ Source: CHAMMI-75, https://github.com/CaicedoLab/CHAMMI-75 at b84a4ec9, which tr
 one random channel per image: uniDINO, https://github.com/Bayer-Group/uniDINO at 03c5ee3.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class BagOfChannels(ChannelStrategy):
         ConfigError: If `planes` is neither.
     """
 
-    per_channel: ClassVar[bool] = True
+    per_channel = True
     tokenised = True
 
     def __init__(self, backbone: Backbone, planes: Literal["all", "one"] = "all") -> None:
@@ -46,6 +46,7 @@ class BagOfChannels(ChannelStrategy):
         if isinstance(backbone, TokenBackbone):
             self.n_prefix = backbone.n_prefix
             self.patch_size_px = backbone.patch_size_px
+            self.needs_places = backbone.needs_places
 
     def forward(self, batch: ChannelBatch) -> Tensor:
         """Embed every plane of a dense, normalised batch: (P, D)."""
@@ -82,16 +83,17 @@ class BagOfChannels(ChannelStrategy):
             Sequences(content + places, places, torch.zeros_like(patches), patches, rows[:, None], rows, grid),
         ]
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
         """Run the network on patch tokens, (P, T', D) to (P, n_prefix + T', D).
 
         Args:
             tokens: Any part or change of the tokens of `sequences`.
+            places: Row and column of each token's patch, where the backbone needs them.
 
         Raises:
             ConfigError: If the backbone does not work on tokens.
         """
-        return self._on_tokens().encode(tokens)
+        return self._on_tokens().encode_at(tokens, places)
 
     def _on_tokens(self) -> TokenBackbone:
         if not isinstance(self.backbone, TokenBackbone):

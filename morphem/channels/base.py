@@ -10,6 +10,7 @@ from morphem.channels.sequences import Sequences, patchify
 from morphem.errors import ConfigError
 from morphem.spec import Configurable
 from morphem.types import ChannelBatch
+from morphem.vocabulary import resolve_name
 
 
 class ChannelStrategy(nn.Module, Configurable, ABC):
@@ -25,14 +26,16 @@ class ChannelStrategy(nn.Module, Configurable, ABC):
         tokenised: Whether `sequences`, `encode` and `pixels` work.
         n_prefix: Tokens that `encode` puts before the patches; the class token is the first of them.
         patch_size_px: Height and width of a patch in pixels, where tokenised.
+        needs_places: Whether `encode` needs the argument `places`: true of rotary positions alone.
         panels: Where `tiny()` refuses some channels: the channel types of several images that it takes, for checks.
     """
 
-    per_channel: ClassVar[bool]
+    per_channel: bool
     panels: ClassVar[Sequence[Sequence[str]]]
     embed_dim: int
     tokenised: bool = False
     n_prefix: int = 1
+    needs_places: bool = False
     patch_size_px: tuple[int, int]
 
     @abstractmethod
@@ -54,6 +57,17 @@ class ChannelStrategy(nn.Module, Configurable, ABC):
         """
         return batch
 
+    def resolve(self, name: str | int) -> str:
+        """Return the channel type that a user of the encoder means; a strategy may know further names, and numbers.
+
+        Args:
+            name: A channel type or an alias of one.
+
+        Raises:
+            ChannelError: If it is neither.
+        """
+        return resolve_name(name)
+
     def sequences(self, batch: ChannelBatch) -> list[Sequences]:
         """Turn a batch into patch tokens; sequences of one length stand together.
 
@@ -68,11 +82,12 @@ class ChannelStrategy(nn.Module, Configurable, ABC):
         """
         raise ConfigError(f"{type(self).__name__} gives no patch tokens; take a strategy or backbone that does.")
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
         """Run the network on patch tokens.
 
         Args:
             tokens: Any part or change of the tokens of `sequences`, (B, T', D).
+            places: Of these tokens what `Sequences.coordinates` says, (B, T', 2), where the strategy `needs_places`.
 
         Returns:
             (B, n_prefix + T', D), after the last normalisation; the class token first.
@@ -81,6 +96,15 @@ class ChannelStrategy(nn.Module, Configurable, ABC):
             ConfigError: If the strategy does not work on tokens.
         """
         raise ConfigError(f"{type(self).__name__} gives no patch tokens; take a strategy or backbone that does.")
+
+    def encode_at(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Return `encode` of tokens, told their places where the strategy needs them; what methods call.
+
+        Args:
+            tokens: Any part or change of the tokens of `sequences`, (B, T', D).
+            places: Of these tokens what `Sequences.coordinates` says, (B, T', 2).
+        """
+        return self.encode(tokens, places) if self.needs_places else self.encode(tokens)
 
     def pixels(self, batch: ChannelBatch, sequences: Sequences) -> Tensor:
         """Return the normalised pixels that each token was cut from.

@@ -7,6 +7,7 @@ image sees another's padding.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, Self
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 from morphem.backbones.base import TokenBackbone
 from morphem.backbones.vit import VisionTransformer
-from morphem.channels.joint import JointChannels
+from morphem.channels.joint import JointChannels, flat_positions
 from morphem.channels.sampling import Sampling, check_sampling, sampled_planes
+from morphem.channels.sequences import Sequences
 from morphem.errors import ConfigError
 from morphem.types import ChannelBatch
 from morphem.vocabulary import UNKNOWN_POLICIES, Vocabulary
@@ -41,6 +43,14 @@ class ChannelAttention(JointChannels):
             ChannelViT.
         nudged_positions: Resample the positions of the trained grid too where an image has several channels, by the
             factor (n + 0.1) / n, as the code of ChannelViT, DiChaViT and CHAMMI-75 does; for weights of theirs.
+        accidental_positions: Where all channels of a square image together have as many patches as the trained grid,
+            lay that grid over all of them as one long row, as the code of ChannelViT does by accident. For comparison
+            with such features alone; needs `nudged_positions`.
+        padded_channels: Add empty planes of the first type of the vocabulary up to this number of channels and let
+            every token see them, as CHAMMI-75's DINO does to the smaller images of a batch. For comparison with such
+            features alone; in use, not in training.
+        own_names: What the weights' authors call the channels, each with the entry of the vocabulary that it stands
+            for. An entry that stands for itself here needs no channel type of morphem's.
 
     Raises:
         ChannelError: If the vocabulary is empty, or has an unknown or repeated name, or an alias leads nowhere.
@@ -57,20 +67,41 @@ class ChannelAttention(JointChannels):
         unknown: Literal["error", "zero", "mean", "nearest"] = "error",
         embedding_init: Literal["orthogonal", "normal"] = "orthogonal",
         nudged_positions: bool = False,
+        accidental_positions: bool = False,
+        padded_channels: int | None = None,
+        own_names: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(backbone)
         _check(sampling, diversity_temperature, unknown, embedding_init)
+        if padded_channels is not None and padded_channels < 1:
+            raise ConfigError(f"channel_attention: padded_channels={padded_channels} must be at least 1, or null.")
+        if accidental_positions and not nudged_positions:
+            raise ConfigError("channel_attention: accidental_positions=true needs nudged_positions=true.")
         if nudged_positions and (not isinstance(backbone, VisionTransformer) or backbone.fixed_positions):
             raise ConfigError("channel_attention: nudged_positions=true needs the backbone vit with learned positions.")
-        self.vocabulary = Vocabulary(vocabulary, aliases or {}, unknown)
+        self.vocabulary = Vocabulary(vocabulary, aliases or {}, unknown, own_names)
         self.sampling = sampling
         self.diversity_temperature = diversity_temperature
         self.nudged_positions = nudged_positions
+        self.accidental_positions = accidental_positions
+        self.padded_channels = padded_channels
         self.channel_embedding = nn.Parameter(torch.empty(len(self.vocabulary.names), self.embed_dim))
         if embedding_init == "orthogonal":
             nn.init.orthogonal_(self.channel_embedding)
         else:
             nn.init.trunc_normal_(self.channel_embedding, std=0.02)
+
+    def resolve(self, name: str | int) -> str:
+        """Return the channel type that a user of the encoder means.
+
+        Args:
+            name: A name of the weights' authors, a channel type or an alias of one, or a number: the place in the
+                vocabulary, from 0.
+
+        Raises:
+            ChannelError: If it is none of them.
+        """
+        return self.vocabulary.resolve(name)
 
     def types(self, batch: ChannelBatch) -> Tensor:
         """Return the row of the embedding table that each plane uses, (P,), int64.
@@ -111,6 +142,30 @@ class ChannelAttention(JointChannels):
         temperature = self.diversity_temperature or 1.0
         return sampled_planes(batch, self.sampling, self.types(batch), table=table, temperature=temperature)
 
+    def sequences(self, batch: ChannelBatch) -> list[Sequences]:
+        """Turn every image into one sequence; those of one channel count stand together.
+
+        Args:
+            batch: Dense and normalised.
+        """
+        if self.padded_channels is not None and not self.training:
+            batch = _padded(batch, self.padded_channels, self.vocabulary.names[0])
+        return super().sequences(batch)
+
+    def sequence_positions(self, grid: tuple[int, int], n_channels: int) -> Tensor:
+        """Return the positions of all patches of an image, (1, 1, h * w, D) or (1, C, h * w, D).
+
+        Args:
+            grid: Patches along height and width.
+            n_channels: C, planes of the image.
+        """
+        if self.accidental_positions and isinstance(self.backbone, VisionTransformer) and grid[0] == grid[1]:
+            trained = self.backbone.network.patch_embed.grid_size
+            n_patches = grid[0] * grid[1]
+            if n_channels > 1 and n_channels * n_patches == trained[0] * trained[1]:
+                return flat_positions(self.backbone.patch_positions(tuple(trained)), n_channels, n_patches)
+        return super().sequence_positions(grid, n_channels)
+
     def positions(self, grid: tuple[int, int], n_channels: int) -> Tensor:
         """Return the positions of the patches of a plane, (1, h * w, D).
 
@@ -127,6 +182,24 @@ class ChannelAttention(JointChannels):
         """Build the smallest instance that works."""
         vocabulary = ["nucleus", "actin", "mitochondria", "rna", "bright-field", "r", "g", "b"]
         return cls(VisionTransformer.tiny(), [*vocabulary, "endoplasmic reticulum"])
+
+
+def _padded(batch: ChannelBatch, n_channels: int, name: str) -> ChannelBatch:
+    """Add empty planes to every image of a dense batch that has fewer channels."""
+    planes: list[Tensor] = []
+    names: list[str] = []
+    counts: list[int] = []
+    for first, last in pairwise(batch.offsets.tolist()):
+        missing = max(0, n_channels - (last - first))
+        planes += [batch.planes[first:last], batch.planes.new_zeros(missing, *batch.planes.shape[1:])]
+        names += [*batch.channel_types[first:last], *[name] * missing]
+        counts.append(last - first + missing)
+    return batch._replace(
+        planes=torch.cat(planes),
+        sizes=batch.sizes[:1].expand(sum(counts), 2),
+        offsets=torch.tensor([0, *counts], device=batch.offsets.device).cumsum(0),
+        channel_types=tuple(names),
+    )
 
 
 def _check(sampling: str, diversity_temperature: float | None, unknown: str, embedding_init: str) -> None:

@@ -35,7 +35,7 @@ class FixedChannels(ChannelStrategy):
         ConfigError: If the backbone cannot be widened.
     """
 
-    per_channel: ClassVar[bool] = False
+    per_channel = False
     panels: ClassVar[Sequence[Sequence[str]]] = (
         ("nucleus", "actin", "mitochondria"),
         ("actin", "nucleus", "mitochondria"),
@@ -57,6 +57,7 @@ class FixedChannels(ChannelStrategy):
         self.backbone = backbone
         self.embed_dim = backbone.embed_dim
         self.patch_size_px = backbone.patch_size_px
+        self.needs_places = backbone.needs_places
         backbone.widen(len(self.channels))
 
     def ordered(self, batch: ChannelBatch) -> Tensor:
@@ -107,13 +108,14 @@ class FixedChannels(ChannelStrategy):
         rows = torch.arange(len(content), device=content.device)
         return [Sequences(content + places, places, torch.full_like(patches, -1), patches, planes, rows, grid)]
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
         """Run the network on patch tokens, (N, T', D) to (N, 1 + T', D).
 
         Args:
             tokens: Any part or change of the tokens of `sequences`.
+            places: Row and column of each token's patch, where the backbone needs them.
         """
-        return self.backbone.encode(tokens)
+        return self.backbone.encode_at(tokens, places)
 
     def pixels(self, batch: ChannelBatch, sequences: Sequences) -> Tensor:
         """Return the normalised pixels of all channels that each token was cut from, (N, T, C * ph * pw).

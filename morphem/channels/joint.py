@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,21 @@ def buckets(counts: Tensor) -> list[Bucket]:
     return result
 
 
+def flat_positions(table: Tensor, n_channels: int, n_patches: int) -> Tensor:
+    """Lay the table of one grid over the patches of all channels as if they were one long row, as some code does.
+
+    Args:
+        table: Positions of the patches of a grid, (1, n, D).
+        n_channels: C.
+        n_patches: N, patches of each channel.
+
+    Returns:
+        (1, C, N, D): patch p of channel c has row (c * N + p) mod n.
+    """
+    rows = torch.arange(n_channels * n_patches, device=table.device) % table.shape[1]
+    return table[:, rows].reshape(1, n_channels, n_patches, -1)
+
+
 class JointChannels(ChannelStrategy):
     """One sequence of patch tokens per image, channel after channel; every token sees all others.
 
@@ -60,7 +75,7 @@ class JointChannels(ChannelStrategy):
         ConfigError: If the backbone does not work on tokens.
     """
 
-    per_channel: ClassVar[bool] = False
+    per_channel = False
     tokenised = True
 
     def __init__(self, backbone: TokenBackbone) -> None:
@@ -74,6 +89,7 @@ class JointChannels(ChannelStrategy):
         self.embed_dim = backbone.embed_dim
         self.n_prefix = backbone.n_prefix
         self.patch_size_px = backbone.patch_size_px
+        self.needs_places = backbone.needs_places
 
     @abstractmethod
     def identity(self, batch: ChannelBatch, planes: Tensor | None) -> Tensor | None:
@@ -101,19 +117,29 @@ class JointChannels(ChannelStrategy):
         """
         return self.backbone.patch_positions(grid)
 
+    def sequence_positions(self, grid: tuple[int, int], n_channels: int) -> Tensor:
+        """Return the positions of all patches of an image, (1, C, h * w, D), or (1, 1, h * w, D) for every channel.
+
+        Args:
+            grid: Patches along height and width.
+            n_channels: C, planes of the image.
+        """
+        return self.positions(grid, n_channels)[:, None]
+
     def forward(self, batch: ChannelBatch) -> Tensor:
         """Embed every image of a dense, normalised batch: (N, D)."""
         sequences = self.sequences(batch)
-        embeddings = torch.cat([self.embed(part.tokens) for part in sequences])
+        embeddings = torch.cat([self.embed(part.tokens, part.coordinates) for part in sequences])
         return embeddings[torch.cat([part.rows for part in sequences]).argsort()]
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
         """Return the first token of `encode`, (B, D); a subclass may leave out what only the others need.
 
         Args:
             tokens: As `encode` takes them.
+            places: The same.
         """
-        return self.backbone.class_token(tokens)
+        return self.backbone.class_token_at(tokens, places)
 
     def sequences(self, batch: ChannelBatch) -> list[Sequences]:
         """Turn every image into one sequence; those of one channel count stand together.
@@ -137,9 +163,9 @@ class JointChannels(ChannelStrategy):
     ) -> Sequences:
         n_images, n_channels = bucket.kept.shape
         n_patches = content.shape[1]
-        places = self.positions(grid, n_channels).expand(n_images, n_patches, -1)[:, None]  # (B, 1, h * w, D)
+        places = self.sequence_positions(grid, n_channels)  # (1, 1 or C, h * w, D)
         places = places + identity[bucket.kept][:, :, None] if identity is not None else places
-        places = places.expand(-1, n_channels, -1, -1).flatten(1, 2)  # (B, C * h * w, D)
+        places = places.expand(n_images, n_channels, -1, -1).flatten(1, 2)  # (B, C * h * w, D)
         shape, device = (n_images, n_channels, n_patches), content.device
         return Sequences(
             tokens=content[bucket.kept].flatten(1, 2) + places,
@@ -151,10 +177,11 @@ class JointChannels(ChannelStrategy):
             grid=grid,
         )
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
         """Run the network on patch tokens, (B, T', D) to (B, n_prefix + T', D).
 
         Args:
             tokens: Any part or change of the tokens of `sequences`.
+            places: Row and column of each token's patch, where the backbone needs them.
         """
-        return self.backbone.encode(tokens)
+        return self.backbone.encode_at(tokens, places)

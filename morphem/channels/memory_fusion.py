@@ -7,10 +7,11 @@ strategy's business; memory tokens have no position beside what they learn; meth
 token's place, so that a decoder trains the fusion also without labels.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from morphem.channels.base import ChannelStrategy
 from morphem.channels.channel_attention import ChannelAttention
@@ -35,7 +36,7 @@ class MemoryFusion(ChannelStrategy):
             channels of an image into one sequence.
     """
 
-    per_channel: ClassVar[bool] = False
+    per_channel = False
     tokenised = True
 
     def __init__(
@@ -63,6 +64,7 @@ class MemoryFusion(ChannelStrategy):
         self.fusion = fusion
         self.embed_dim = channels.embed_dim
         self.patch_size_px = channels.patch_size_px
+        self.needs_places = channels.needs_places
         self.n_memory = n_memory
         self.n_prefix = channels.n_prefix + n_memory
         if n_memory:
@@ -82,7 +84,7 @@ class MemoryFusion(ChannelStrategy):
     def forward(self, batch: ChannelBatch) -> Tensor:
         """Embed every image of a dense, normalised batch: (N, D)."""
         sequences = self.sequences(batch)
-        embeddings = torch.cat([self.encode(part.tokens)[:, 0] for part in sequences])
+        embeddings = torch.cat([self.encode(part.tokens, part.coordinates)[:, 0] for part in sequences])
         return embeddings[torch.cat([part.rows for part in sequences]).argsort()]
 
     def sequences(self, batch: ChannelBatch) -> list[Sequences]:
@@ -93,15 +95,17 @@ class MemoryFusion(ChannelStrategy):
         """
         return self.channels.sequences(batch)
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
         """Run the network on memory and patch tokens, (B, T', D) to (B, n_prefix + T', D), the fused token first.
 
         Args:
             tokens: Any part or change of the tokens of `sequences`.
+            places: Row and column of each token's patch, where the backbone needs them; memory tokens have none.
         """
         if self.n_memory:
             tokens = torch.cat([self.memory.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
-        encoded = self.channels.encode(tokens)
+            places = None if places is None else pad(places, (0, 0, self.n_memory, 0))
+        encoded = self.channels.encode(tokens, places)
         if self.fusion == "none":
             return encoded
         gathered = self.gather(encoded[:, self.n_prefix :])

@@ -7,7 +7,7 @@ the order of its planes; and empty slots are left out instead of being padded an
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +31,30 @@ class SlotAttention(JointChannels):
         n_slots: Channels that an image may have at most.
         order: Channel types, by name or alias, that fill the first slots in this order; others come after them, in
             alphabetical order. Null for alphabetical order of all.
+        fill: `by_name` fills the slots as `order` says; `by_position` in the order of an image's planes, as ChAda-ViT's
+            own code: an image then has another embedding when its planes are handed over in another order.
 
     Raises:
         ChannelError: If `order` is empty, or has an unknown or repeated name.
-        ConfigError: If `n_slots` is below 1, or the backbone does not work on tokens.
+        ConfigError: If `n_slots` is below 1, `fill` is none of its values or leaves `order` without effect, or the
+            backbone does not work on tokens.
     """
 
-    def __init__(self, backbone: TokenBackbone, n_slots: int = 10, order: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        backbone: TokenBackbone,
+        n_slots: int = 10,
+        order: Sequence[str] | None = None,
+        fill: Literal["by_name", "by_position"] = "by_name",
+    ) -> None:
         super().__init__(backbone)
         if n_slots < 1:
             raise ConfigError(f"slot_attention: n_slots={n_slots} must be at least 1.")
+        if fill not in ("by_name", "by_position"):
+            raise ConfigError(f"slot_attention: fill='{fill}' must be by_name or by_position.")
+        if fill == "by_position" and order is not None:
+            raise ConfigError("slot_attention: order has no effect with fill='by_position'; leave one of the two out.")
+        self.fill = fill
         self._first = {} if order is None else {name: i for i, name in enumerate(resolve_distinct(order, "order"))}
         self.slot_embedding = nn.Parameter(torch.empty(n_slots, self.embed_dim))
         nn.init.trunc_normal_(self.slot_embedding, std=0.02)
@@ -61,18 +75,13 @@ class SlotAttention(JointChannels):
                     f"image '{batch.keys[image]}' has {last - first} channels, but this encoder has "
                     f"{len(self.slot_embedding)} slots; leave channels out, or train with a larger n_slots."
                 )
-            names = batch.channel_types[first:last]
-            in_order = sorted(
-                range(last - first), key=lambda i: (self._first.get(names[i], len(self._first)), names[i])
-            )
-            slots = [0] * len(names)
-            for slot, channel in enumerate(in_order):
-                slots[channel] = slot
-            result.extend(slots)
+            result.extend(self._ranks(batch.channel_types[first:last]))
         return torch.tensor(result, device=batch.offsets.device)
 
     def _ranks(self, names: Sequence[str]) -> list[int]:
         """Return the slot of each channel of an image; of equal names, the first has the first slot."""
+        if self.fill == "by_position":
+            return list(range(len(names)))
         keys = [(self._first.get(name, len(self._first)), name) for name in names]
         in_order = sorted(range(len(names)), key=lambda channel: keys[channel])
         slots = {channel: slot for slot, channel in enumerate(in_order)}

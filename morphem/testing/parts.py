@@ -83,7 +83,7 @@ def check_strategy(cls: type[ChannelStrategy], panels: Sequence[Sequence[str]] |
         ContractError: Names the class, what it broke and why that matters.
     """
     check_class(cls, ChannelStrategy)
-    require(isinstance(getattr(cls, "per_channel", None), bool), cls, "does not say `per_channel: ClassVar[bool]`")
+    require(isinstance(getattr(cls, "per_channel", None), bool), cls, "does not say `per_channel`, True or False")
     strategy = build(cls)
     _check_embed_dim(cls, strategy)
     batch = dense_batch(getattr(cls, "panels", PANELS) if panels is None else panels)

@@ -58,6 +58,7 @@ def test_sides_that_patches_do_not_divide_are_refused() -> None:
         ({"depth": 0}, "depth=0 must be at least 1"),
         ({"embed_dim": 16, "n_heads": 3}, "n_heads=3 must divide embed_dim=16"),
         ({"patch_size_px": 15}, "patch_size_px=15 image_size_px=224"),
+        ({"final_norm_eps": 0.0}, "final_norm_eps=0.0 must be above 0"),
     ],
 )
 def test_numbers_that_do_not_go_together_are_refused(settings: dict[str, int], message: str) -> None:

@@ -3,12 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from morphem.backbones.parallel import ParallelTransformer
 from morphem.backbones.vit import VisionTransformer
 from morphem.channels.channel_agnostic import ChannelAgnostic
+from morphem.channels.selection import keep_planes
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError
 from morphem.normalizers import SelfNormalize
 from morphem.testing import check_encoder, check_strategy, dense_batch
+from morphem.testing.batches import take
 from tests.channels import golden_networks
 from tests.channels.odd_backbones import Averages
 from tests.references import golden as golden_cases
@@ -117,3 +120,53 @@ def test_a_setting_that_does_not_exist_is_refused(settings: dict[str, str], mess
 def test_a_backbone_without_tokens_is_refused() -> None:
     with pytest.raises(ConfigError, match="Averages gives no patch tokens"):
         ChannelAgnostic(Averages())  # type: ignore[arg-type]
+
+
+def _parallel(**settings) -> ChannelAgnostic:
+    torch.manual_seed(0)
+    return ChannelAgnostic(ParallelTransformer.tiny(), **settings).eval()
+
+
+def test_channelwise_gives_every_plane_the_mean_of_its_own_tokens_in_their_order() -> None:
+    batch = dense_batch(PANELS)
+    whole, each = _parallel(pooling="mean"), _parallel(pooling="channelwise")
+    assert each.per_channel
+    assert not each.tokenised
+    planes = each(batch)
+    assert planes.shape == (7, 16)
+    means = torch.stack([part.mean(0) for part in planes.split(batch.offsets.diff().tolist())])
+    torch.testing.assert_close(means, whole(batch), atol=1e-6, rtol=0)
+    turned = take(batch, [2, 0, 1])
+    torch.testing.assert_close(each(turned), planes[[4, 5, 6, 0, 1, 2, 3]], atol=1e-6, rtol=0)
+
+
+def test_an_encoder_with_channelwise_features_is_pure() -> None:
+    check_encoder(Encoder(_parallel(pooling="channelwise"), SelfNormalize(), input_size_px=16).eval())
+
+
+def test_a_plane_alone_has_another_channelwise_feature_than_among_others() -> None:
+    strategy, batch = _parallel(pooling="channelwise"), dense_batch([["nucleus", "actin"]])
+    alone = strategy(keep_planes(batch, torch.tensor([0])))
+    assert not torch.allclose(alone, strategy(batch)[:1], atol=1e-3)
+
+
+def test_cut_positions_go_on_from_channel_to_channel_and_change_nothing_at_the_trained_size() -> None:
+    cut, right = _parallel(cut_positions=True), _parallel()
+    table = cut.backbone.patch_positions((2, 2))[0]
+    small = dense_batch([["nucleus", "actin"]], size_px=8)  # one patch each
+    torch.testing.assert_close(cut.sequences(small)[0].places[0], table[:2])
+    trained = dense_batch([["nucleus", "actin"]], size_px=16)
+    torch.testing.assert_close(cut(trained), right(trained))
+    torch.testing.assert_close(right.sequences(small)[0].places[0, 0], right.sequences(small)[0].places[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "channelwise", "sampling": "batch"}, "pooling='channelwise' embeds every plane"),
+        ({"cut_positions": True}, "cut_positions=true needs the backbone parallel_vit"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ChannelAgnostic(VisionTransformer.tiny(), **settings)

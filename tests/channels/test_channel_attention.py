@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from morphem.backbones.vit import VisionTransformer
+from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.channels.channel_attention import ChannelAttention
 from morphem.channels.joint import buckets
 from morphem.encoder import Encoder
@@ -166,3 +167,63 @@ def test_fixed_positions_cannot_be_nudged() -> None:
     backbone = VisionTransformer("vit_tiny_patch16_224", depth=1, positions="sincos")
     with pytest.raises(ConfigError, match="needs the backbone vit with learned positions"):
         ChannelAttention(backbone, ["nucleus"], nudged_positions=True)
+
+
+OWN = {"Mito": "mitochondria", "CP nucleus": "CP nucleus", "HPA nucleus": "HPA nucleus"}
+
+
+def test_names_of_the_authors_aliases_and_numbers_are_understood() -> None:
+    strategy = ChannelAttention(VisionTransformer.tiny(), ["mito", "CP nucleus", "HPA nucleus"], own_names=OWN)
+    named = [strategy.resolve(name) for name in ("Mito", "mitotracker", "CP nucleus", 2, "0")]
+    assert named == ["mitochondria", "mitochondria", "CP nucleus", "HPA nucleus", "mitochondria"]
+    assert strategy.types(dense_batch([named[1:4]])).tolist() == [0, 1, 2]
+
+
+def test_a_name_that_nobody_knows_and_a_number_behind_the_last_are_refused() -> None:
+    strategy = ChannelAttention(VisionTransformer.tiny(), ["mito", "CP nucleus", "HPA nucleus"], own_names=OWN)
+    with pytest.raises(ChannelError, match="No channel of this encoder 'CP nucleos'; did you mean 'CP nucleus'"):
+        strategy.resolve("CP nucleos")
+    with pytest.raises(ChannelError, match=r"there is no channel 3: this encoder numbers them 0 to 2"):
+        strategy.resolve(3)
+
+
+def test_an_encoder_without_a_vocabulary_takes_no_numbers() -> None:
+    with pytest.raises(ChannelError, match="channel 3 is a number, and this encoder numbers no channels"):
+        BagOfChannels.tiny().resolve(3)
+
+
+def test_a_name_of_the_authors_that_leads_nowhere_is_refused() -> None:
+    with pytest.raises(ChannelError, match="own_names: 'Mito' stands for 'mitochondria', but"):
+        ChannelAttention(VisionTransformer.tiny(), ["rna"], own_names={"Mito": "mitochondria"})
+
+
+def test_accidental_positions_lay_the_trained_grid_over_all_channels_where_they_have_as_many_patches() -> None:
+    strategy = _tiny(nudged_positions=True, accidental_positions=True)  # trained on 2 x 2 patches
+    four = dense_batch([["nucleus", "actin", "rna", "r"]], size_px=8)
+    part = strategy.sequences(four)[0]
+    added = part.places[0] - strategy.channel_embedding[[0, 1, 2, 3]]
+    torch.testing.assert_close(added, strategy.backbone.network.pos_embed[0, 1:])
+    two = dense_batch([["nucleus", "actin"]], size_px=8)
+    torch.testing.assert_close(strategy(two), _tiny(nudged_positions=True)(two))
+
+
+def test_padded_channels_are_empty_planes_of_the_first_type_and_only_there_where_there_are_too_few() -> None:
+    plain, padded = _tiny(), _tiny(padded_channels=2)
+    batch = dense_batch([["actin"], ["rna", "actin", "r"]])
+    one = dense_batch([["actin", "nucleus"]])
+    one = one._replace(planes=torch.cat([batch.planes[:1], torch.zeros_like(batch.planes[:1])]))
+    torch.testing.assert_close(padded(batch)[:1], plain(one), atol=1e-6, rtol=0)
+    torch.testing.assert_close(padded(batch)[1:], plain(batch)[1:], atol=1e-6, rtol=0)
+    assert not torch.allclose(padded(batch)[:1], plain(batch)[:1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"padded_channels": 0}, "padded_channels=0 must be at least 1"),
+        ({"accidental_positions": True}, "accidental_positions=true needs nudged_positions=true"),
+    ],
+)
+def test_compatibility_settings_without_effect_are_refused(settings, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _tiny(**settings)

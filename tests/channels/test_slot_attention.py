@@ -77,6 +77,10 @@ def test_another_order_puts_its_channels_first() -> None:
     assert _tiny(order=["rna", "dapi"]).slots(dense_batch(PANELS)).tolist() == [0, 1, 2, 0, 0, 1]
 
 
+def test_slots_can_be_filled_in_the_order_of_the_planes_as_the_authors_do() -> None:
+    assert _tiny(fill="by_position").slots(dense_batch(PANELS)).tolist() == [0, 1, 2, 0, 0, 1]
+
+
 def test_a_slot_says_nothing_of_what_a_channel_shows() -> None:
     strategy, batch = _tiny(), dense_batch(PANELS)
     renamed = batch._replace(channel_types=("g", "b", "actin", "rna", "b", "g"))
@@ -100,5 +104,9 @@ def test_more_channels_than_slots_are_refused_with_the_image() -> None:
 def test_settings_that_name_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="n_slots=0 must be at least 1"):
         _tiny(n_slots=0)
+    with pytest.raises(ConfigError, match="fill='by_size' must be by_name or by_position"):
+        _tiny(fill="by_size")
+    with pytest.raises(ConfigError, match="order has no effect with fill='by_position'"):
+        _tiny(fill="by_position", order=["rna"])
     with pytest.raises(ChannelError, match="order names 'nucleus' twice"):
         _tiny(order=["dapi", "nucleus"])
