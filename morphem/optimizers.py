@@ -1,10 +1,11 @@
 """Optimizer settings, parameter groups, and clipping per tensor.
 
-Source: main_dino.py and utils.py of facebookresearch/dino at 7c446df (`get_params_groups`, `clip_gradients`).
-Differs from it: clipping never waits for the device.
+Source: main_dino.py and utils.py of facebookresearch/dino at 7c446df (`get_params_groups`, `clip_gradients`); Lion:
+Chen et al. 2023, https://arxiv.org/abs/2302.06675, algorithm 2.
+Differs from DINO: clipping never waits for the device.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ class AdamWRecipe:
             if value is not None and not value >= 0:
                 raise ConfigError(f"{key}={value} has to be 0 or more; correct it in the config.")
 
-    def build(self, module: nn.Module) -> torch.optim.AdamW:
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer over the trained parameters of a module."""
         groups = weight_decay_groups(module)
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
@@ -86,6 +87,58 @@ class AdamWRecipe:
         return cosine(step, horizon.total_steps, self.weight_decay, end)
 
 
+class Lion(torch.optim.Optimizer):
+    """Lion: every weight moves by the learning rate, in the direction of the sign of a running mean.
+
+    Args:
+        params: As an optimizer takes them.
+        lr: Above 0; about a third to a tenth of AdamW's.
+        betas: Share of the running mean in the direction of a step, and share of it that is kept.
+        weight_decay: Decoupled: a weight shrinks by `lr * weight_decay`.
+    """
+
+    def __init__(
+        self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take a step.
+
+        Args:
+            closure: Computes loss and gradients before it.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for parameter in (parameter for parameter in group["params"] if parameter.grad is not None):
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                mean, gradient = state["exp_avg"], parameter.grad
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_((first * mean + (1 - first) * gradient).sign_(), alpha=-group["lr"])
+                mean.mul_(second).add_(gradient, alpha=1 - second)
+        return loss
+
+
+@dataclass(frozen=True)
+class LionRecipe(AdamWRecipe):
+    """The same schedules for Lion; `eps` has no meaning."""
+
+    def build(self, module: nn.Module) -> Lion:
+        """Build the optimizer over the trained parameters of a module."""
+        return Lion(weight_decay_groups(module), self.lr, self.betas, self.weight_decay)
+
+
+RECIPES: dict[str, type[AdamWRecipe]] = {"adamw": AdamWRecipe, "lion": LionRecipe}
+"""Recipes by the name of their rule."""
+
+
 def weight_decay_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Return the trained parameters in two groups: with weight decay, and without.
 
@@ -107,20 +160,22 @@ def weight_decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def fill_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give parameters that have not been stepped yet the state that AdamW would begin with.
+    """Give parameters that have not been stepped yet the state that their optimizer would begin with.
 
     Parameters that stand still at first, as a frozen last layer, would have none, and checkpoints that are loaded in
     shares have to hold the state of every parameter.
 
     Args:
-        optimizer: Any; only AdamW's state is known.
+        optimizer: Any; only the states of AdamW and Lion are known.
     """
-    if not isinstance(optimizer, torch.optim.AdamW):
+    if not isinstance(optimizer, torch.optim.AdamW | Lion):
         return
+    names = ("exp_avg",) if isinstance(optimizer, Lion) else ("exp_avg", "exp_avg_sq")
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         if not optimizer.state[parameter]:
-            running = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": torch.tensor(0.0), **running}
+            running = {name: torch.zeros_like(parameter) for name in names}
+            steps = {} if isinstance(optimizer, Lion) else {"step": torch.tensor(0.0)}
+            optimizer.state[parameter] = {**steps, **running}
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:

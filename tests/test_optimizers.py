@@ -6,7 +6,15 @@ from torch import nn
 
 from morphem.backbones.vit import VisionTransformer
 from morphem.errors import ConfigError
-from morphem.optimizers import AdamWRecipe, clip_per_tensor, set_rates, weight_decay_groups
+from morphem.optimizers import (
+    AdamWRecipe,
+    Lion,
+    LionRecipe,
+    clip_per_tensor,
+    fill_state,
+    set_rates,
+    weight_decay_groups,
+)
 from morphem.schedules import Horizon
 
 
@@ -76,3 +84,26 @@ def test_weight_decay_is_a_cosine_over_the_run_or_constant() -> None:
 def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=list(wrong)[-1]):
         AdamWRecipe(**wrong)  # type: ignore[arg-type]
+
+
+def test_lion_moves_every_weight_by_the_rate_in_the_direction_of_the_sign_of_a_running_mean() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    optimizer = Lion([{"params": [weight]}], lr=0.1, betas=(0.9, 0.95), weight_decay=0.2)
+    values, mean = weight.tolist(), [0.0, 0.0, 0.0]
+    gradients = [[0.3, -0.1, 0.0], [-0.4, -0.1, 0.2], [0.05, 0.0, -1.0]]
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+        for i, value in enumerate(gradient):
+            direction = 0.9 * mean[i] + 0.1 * value
+            sign = (direction > 0) - (direction < 0)
+            values[i] = values[i] - 0.1 * (sign + 0.2 * values[i])
+            mean[i] = 0.95 * mean[i] + 0.05 * value
+    assert weight.tolist() == pytest.approx(values, abs=1e-12)
+
+
+def test_lion_has_its_state_before_the_first_step() -> None:
+    optimizer = LionRecipe(lr=1e-4).build(torch.nn.Linear(2, 2))
+    fill_state(optimizer)
+    states = [optimizer.state[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    assert [sorted(state) for state in states] == [["exp_avg"], ["exp_avg"]]

@@ -89,6 +89,24 @@ class TokenBackbone(Backbone):
             (B, n_prefix + T, D).
         """
 
+    def encode_at(self, tokens: Tensor, places: Tensor | None) -> Tensor:
+        """Return `encode` of tokens, told their places where the network needs them.
+
+        Args:
+            tokens: As `encode` takes them.
+            places: Row and column of each token's patch, (B or 1, T, 2).
+        """
+        return self.encode(tokens, places) if self.needs_places else self.encode(tokens)  # type: ignore[call-arg]
+
+    def class_token_at(self, tokens: Tensor, places: Tensor | None) -> Tensor:
+        """Return `class_token` of tokens, told their places where the network needs them.
+
+        Args:
+            tokens: As `class_token` takes them.
+            places: Row and column of each token's patch, (B or 1, T, 2).
+        """
+        return self.class_token(tokens, places) if self.needs_places else self.class_token(tokens)  # type: ignore[call-arg]
+
     def class_token(self, tokens: Tensor) -> Tensor:
         """Return the class token of `encode`, (B, D); a subclass may leave out what only the others need.
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -25,6 +26,12 @@ class Sequences(NamedTuple):
     planes: Tensor
     rows: Tensor
     grid: tuple[int, int]
+
+    @property
+    def coordinates(self) -> Tensor:
+        """Row and column of the patch that each token was cut from, (B, T, 2), int64: what rotary positions turn by."""
+        width = self.grid[1]
+        return torch.stack([self.patches // width, self.patches % width], dim=2)
 
 
 def patchify(planes: Tensor, patch_size_px: tuple[int, int]) -> Tensor:

@@ -252,7 +252,7 @@ class DINOv2(DINO):
         )
         for part, hidden in zip(parts, masks, strict=True):
             masked = (self.mask_token + part.places).to(part.tokens.dtype)
-            tokens = strategy.encode(torch.where(hidden[..., None], masked, part.tokens))
+            tokens = strategy.encode_at(torch.where(hidden[..., None], masked, part.tokens), part.coordinates)
             weights = (1.0 / hidden.sum(1, keepdim=True).clamp(min=1)).expand(hidden.shape)
             patches = tokens[:, strategy.n_prefix :]
             hidden_patches.append(Patches(patches[hidden], _places(part, batch)[hidden], weights[hidden]))
@@ -266,7 +266,7 @@ class DINOv2(DINO):
         strategy = self.teacher_encoder.channels
         images, rows, patches, theirs = [], [], [], []
         for part in strategy.sequences(batch):
-            tokens = strategy.encode(part.tokens)
+            tokens = strategy.encode_at(part.tokens, part.coordinates)
             images.append(tokens[:, 0])
             rows.append(part.rows)
             patches.append(tokens[:, strategy.n_prefix :].flatten(0, 1))

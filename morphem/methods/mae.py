@@ -10,7 +10,7 @@ its backbone, learned unless it says otherwise.
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,7 @@ from morphem.masking import MaskRecipe, Split, hidden_tokens, split_by_count
 from morphem.methods.base import Method
 from morphem.methods.diversity import DiversityRecipe
 from morphem.normalizers import SelfNormalize
-from morphem.optimizers import AdamWRecipe
+from morphem.optimizers import RECIPES
 from morphem.types import ChannelBatch, StepOutput
 from morphem.vocabulary import resolve_distinct
 
@@ -49,13 +49,14 @@ class MAE(Method):
         decoder: How patches are reconstructed; null takes the defaults of `DecoderRecipe`.
         loss: What reconstructions are judged by; null takes the defaults of `LossRecipe`.
         diversity: Terms that keep visible tokens and channel types apart (DiChaViT); null for none.
+        optimizer: Rule of the steps: `adamw`, or `lion` as CA-MAE, which takes smaller rates.
         lr: Peak learning rate for `lr_per_images` images in a global batch. CHAMMI-75's batch is 1024 per GPU.
         lr_per_images: Global batch size to which `lr` belongs; null takes `lr` as it is. Kim et al.: 1.5e-4 per 256.
         min_lr: Learning rate at the end of the run.
         warmup_epochs: Epochs over which the learning rate rises from 0.
         weight_decay: At the start of the run; biases and one-dimensional parameters have none.
         weight_decay_end: At its end; null keeps it constant.
-        betas: Of AdamW.
+        betas: Of the optimizer.
         clip_per_tensor: Largest gradient norm of each parameter tensor; null for none.
         seed: Seed of stochastic depth.
 
@@ -72,6 +73,7 @@ class MAE(Method):
         decoder: DecoderRecipe | None = None,
         loss: LossRecipe | None = None,
         diversity: DiversityRecipe | None = None,
+        optimizer: Literal["adamw", "lion"] = "adamw",
         lr: float = 5e-4,
         lr_per_images: int | None = None,
         min_lr: float = 0.0,
@@ -82,7 +84,9 @@ class MAE(Method):
         clip_per_tensor: float | None = None,
         seed: int = 0,
     ) -> None:
-        recipe = AdamWRecipe(
+        if optimizer not in RECIPES:
+            raise ConfigError(f"mae: optimizer='{optimizer}' is not known; it is 'adamw' or 'lion'.")
+        recipe = RECIPES[optimizer](
             lr=lr,
             lr_per_images=lr_per_images,
             min_lr=min_lr,
@@ -197,7 +201,8 @@ class MAE(Method):
             hidden = hidden_tokens(self.masks, view, part)
             pixels = strategy.pixels(view, part).float()
             for group in split_by_count(hidden):
-                encoded = strategy.encode(part.tokens[group.members[:, None], group.visible])
+                visible = group.members[:, None], group.visible
+                encoded = strategy.encode_at(part.tokens[visible], part.coordinates[visible])
                 predicted = self.decoder(encoded, _canvas(part, group, types, context)).float()
                 sums.append(self._judge(predicted, pixels[group.members], hidden[group.members], part, group))
                 embeddings.append(encoded[:, 0].float())
