@@ -12,6 +12,7 @@ from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable, Floats
 
 Level = Literal["cell", "image", "well"]
+MeanOver = Literal["rows", "images"]
 _NAMED_BY: dict[str, tuple[str, ...]] = {
     "cell": ("Metadata_Study", "Metadata_Key", "Metadata_Cell"),
     "image": ("Metadata_Study", "Metadata_Key"),
@@ -20,26 +21,38 @@ _NAMED_BY: dict[str, tuple[str, ...]] = {
 _OF_A_CROP = ("Metadata_Tile_Y", "Metadata_Tile_X", "Metadata_Cell", "Metadata_Cell_Y", "Metadata_Cell_X")
 _NOT_A_NAME = {"unknown", "", "nan", "None", "<NA>"}
 COUNT = "Metadata_Object_Count"
+IMAGES = "Metadata_Image_Count"
 
 
-def check_level(level: str, unit: str) -> None:
+def check_level(level: str, unit: str, mean_over: str = "rows") -> None:
     """Check that rows of a unit can be averaged to a level.
 
     Args:
         level: `cell`, `image` or `well`.
         unit: `tile`, `cell` or `image`.
+        mean_over: `rows` or `images`; see `average`.
 
     Raises:
-        ConfigError: If the level is unknown, or finer than the unit.
+        ConfigError: If a word is unknown, the level is finer than the unit, or `mean_over` has no effect.
     """
+    if mean_over not in get_args(MeanOver):
+        raise ConfigError(f"mean_over='{mean_over}' must be one of {', '.join(get_args(MeanOver))}.")
+    if mean_over == "images" and (level != "well" or unit == "image"):
+        raise ConfigError(
+            f"mean_over='images' has no effect with aggregate='{level}' and unit='{unit}'; it says how the rows of "
+            "several images become a well."
+        )
     if level not in get_args(Level):
         raise ConfigError(f"aggregate='{level}' must be one of {', '.join(get_args(Level))}.")
     if level == "cell" and unit != "cell":
         raise ConfigError(f"aggregate='cell' needs unit='cell', but unit='{unit}'; choose 'image' or 'well'.")
 
 
-def average(tables: Iterable[FeatureTable], level: Level) -> FeatureTable:
+def average(tables: Iterable[FeatureTable], level: Level, mean_over: MeanOver = "rows") -> FeatureTable:
     """Average rows, table after table, with memory for one table and the result.
+
+    A mean over a well is taken over all its rows, so that an image with more tiles or cells weighs more (as in the code
+    of uniDINO and of Kim et al.), or over the means of its images, so that every image weighs the same.
 
     A metadata column is kept where all rows of every group agree; what varies inside a group (and places of crops) is
     left out, and said in the provenance. `Metadata_Object_Count` says how many rows went into a row. Rows of one
@@ -48,6 +61,7 @@ def average(tables: Iterable[FeatureTable], level: Level) -> FeatureTable:
     Args:
         tables: At least one, all of the same columns.
         level: `cell`, `image` or `well`.
+        mean_over: `rows` or `images`; the latter with `well` only.
 
     Returns:
         One row per group, in order of first appearance.
@@ -55,6 +69,8 @@ def average(tables: Iterable[FeatureTable], level: Level) -> FeatureTable:
     Raises:
         DataError: If there is no table, a column that names the groups is missing, or a row does not say its well.
     """
+    if mean_over == "images" and level == "well":
+        return _over_images(average(tables, "image"))
     groups: _Groups | None = None
     first: FeatureTable | None = None
     for table in tables:
@@ -68,8 +84,28 @@ def average(tables: Iterable[FeatureTable], level: Level) -> FeatureTable:
         raise DataError("there is no feature table to average.")
     metadata, varying = groups.metadata()
     metadata["Metadata_Unit"] = level
-    provenance = {**first.provenance, "aggregate": level, "columns_that_vary_within_a_row": varying}
+    provenance = {
+        **first.provenance,
+        "aggregate": level,
+        "mean_over": mean_over,
+        "columns_that_vary_within_a_row": varying,
+    }
     return replace(first, values=groups.means(), metadata=metadata, provenance=provenance)
+
+
+def _over_images(images: FeatureTable) -> FeatureTable:
+    """Average a table of images to wells; each image weighs the same, and the rows behind them are counted."""
+    bare = replace(images, metadata=images.metadata.drop(columns=COUNT))
+    wells = average([bare], "well")
+    names = _group_columns(images, "well")
+    counts = images.metadata.groupby(names, sort=False)[COUNT].sum()
+    keys = pd.MultiIndex.from_frame(wells.metadata[names])
+    metadata = wells.metadata.rename(columns={COUNT: IMAGES})
+    metadata[COUNT] = counts.reindex(keys).to_numpy()
+    varying = set(wells.provenance["columns_that_vary_within_a_row"])
+    varying |= set(images.provenance["columns_that_vary_within_a_row"])
+    provenance = {**wells.provenance, "mean_over": "images", "columns_that_vary_within_a_row": sorted(varying)}
+    return replace(wells, metadata=metadata, provenance=provenance)
 
 
 def _group_columns(table: FeatureTable, level: Level) -> list[str]:

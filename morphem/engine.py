@@ -1,6 +1,6 @@
 """How batches go through a network: whole on an accelerator, a few planes per thread on a CPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,26 +16,49 @@ _THREAD_PIXELS = 4 * 224 * 224  # that one thread embeds at once: the tokens of 
 
 @contextmanager
 def engine(features: Features, device: torch.device, side_px: int) -> Iterator[Features]:
-    """Yield a function that does what `features` does, faster on a CPU.
-
-    There, a few planes at a time stay in the cache, and a thread for each such group scales better than all threads
-    on one matrix after the other. While the engine runs, torch uses one thread per operation.
+    """Yield a function that does what `features` does, faster on a CPU; see `engines`.
 
     Args:
         features: Embeds a ragged batch, each row on its own; called from several threads.
         device: Where the batches are.
         side_px: Side of the planes that the network sees.
     """
+    with engines([features], device, [side_px]) as (one,):
+        yield one
+
+
+@contextmanager
+def engines(features: Sequence[Features], device: torch.device, sides_px: Sequence[int]) -> Iterator[list[Features]]:
+    """Yield functions that do what `features` do, faster on a CPU.
+
+    There, a few planes at a time stay in the cache, and a thread for each such group scales better than all threads
+    on one matrix after the other. While the engines run, torch uses one thread per operation.
+
+    Args:
+        features: Each embeds a ragged batch, each row on its own; called from several threads.
+        device: Where the batches are.
+        sides_px: For each the side of the planes that its network sees.
+    """
     if device.type != "cpu":
-        yield features
+        yield list(features)
         return
-    n_threads, n_planes = torch.get_num_threads(), max(1, _THREAD_PIXELS // side_px**2)
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield lambda batch: torch.cat(list(pool.map(features, split_crops(batch, n_planes))))
+            yield [
+                _in_groups(pool, one, max(1, _THREAD_PIXELS // side**2))
+                for one, side in zip(features, sides_px, strict=True)
+            ]
     finally:
         torch.set_num_threads(n_threads)
+
+
+def _in_groups(pool: ThreadPoolExecutor, features: Features, n_planes: int) -> Features:
+    def run(batch: ChannelBatch) -> Tensor:
+        return torch.cat(list(pool.map(features, split_crops(batch, n_planes))))
+
+    return run
 
 
 def split_crops(batch: ChannelBatch, n_planes: int) -> Iterator[ChannelBatch]:

@@ -1,7 +1,7 @@
-"""An encoder over the images of a shard set: batches of bounded size in, tables of features out."""
+"""Encoders over the images of a shard set: batches of bounded size in, tables of features out."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,16 +13,27 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from morphem import features
-from morphem.data.plan import CropPlan, CropReader, CropRule, Ints, Unit
+from morphem.data.crops import CropRule, Ints, Masking, Tiling, Unit
+from morphem.data.emptiness import EmptyRule
+from morphem.data.pixel_kinds import PIXEL_KINDS, PixelKind
+from morphem.data.plan import CropPlan, check_one_set, spans
+from morphem.data.reading import CropReader, Read
 from morphem.data.shards import ShardSet
 from morphem.encoder import Encoder, check_combine, evaluating, table_columns
-from morphem.engine import engine, split_crops
-from morphem.errors import ConfigError, DataError
+from morphem.engine import Features, engines, split_crops
+from morphem.errors import ConfigError, DataError, MorphemError
 from morphem.features import Combine, FeatureTable
 from morphem.types import ChannelBatch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+LEFT_OUT = "crops_left_out"
+_RAMPS = {
+    "levels": (255, torch.uint8),
+    "counts": (65535, torch.uint16),
+    "stretched": (65535, torch.uint16),
+    "unit": (1, torch.float32),
+}
 _TILE_SIZE_PX = 224
 _READ_BATCHES = 16  # crops of one image that are held at once, in batches
 
@@ -32,12 +43,17 @@ class EmbedSettings:
     """What determines the rows of a table, besides the encoder and the shards.
 
     Attributes:
-        unit: `tile`, `cell` or `image`; see `morphem.data.plan.CropRule`.
+        unit: `tile`, `cell` or `image`; see `morphem.data.crops.CropRule`.
         tile_size_px: Side of a tile in pixels, with unit `tile` only; 224 where not given.
         crop_size_px: Side of a cell's crop in pixels, with unit `cell` only, and needed there.
         combine: How the channels of a crop become rows: `concat`, `mean` or `none`.
         query: Selects channel planes, for example `microscopy.type != 'fluorescence'`.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        tiling: How tiles lie, with unit `tile` only: `cover`, `grid` or `overlap`.
+        mask: What is outside of a cell, with unit `cell` only: `none` (it stays), `zero` or `background`.
+        skip_empty: Which tiles are left out, with unit `tile` only; None keeps all.
+        pixels: What pixels stand for: `levels`, `counts`, `stretched` or `unit` (see `morphem.data.pixel_kinds`); None
+            takes what the encoder was made for.
 
     Raises:
         ConfigError: If a setting is unknown, missing or without effect.
@@ -49,18 +65,24 @@ class EmbedSettings:
     combine: Combine = "concat"
     query: str | None = None
     precision: Precision = "32-true"
+    tiling: Tiling = "cover"
+    mask: Masking = "none"
+    skip_empty: EmptyRule | None = None
+    pixels: PixelKind | None = None
 
     def __post_init__(self) -> None:
         """Check everything that needs no data."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision='{self.precision}' must be one of {', '.join(PRECISIONS)}.")
+        if self.pixels is not None and self.pixels not in PIXEL_KINDS:
+            raise ConfigError(f"pixels='{self.pixels}' must be one of {', '.join(PIXEL_KINDS)}.")
         _ = self.rule
 
     @property
     def rule(self) -> CropRule:
         """What is cut out of an image."""
         tile = _TILE_SIZE_PX if self.unit == "tile" and self.tile_size_px is None else self.tile_size_px
-        return CropRule(self.unit, tile, self.crop_size_px)
+        return CropRule(self.unit, tile, self.crop_size_px, self.tiling, self.mask, self.skip_empty)
 
 
 class Extraction:
@@ -73,13 +95,16 @@ class Extraction:
         batch_size: Planes per batch, at least 1.
         num_workers: Processes that read.
         device: Where to compute; where the encoder is, if not given.
+        beside: Another extraction of the same shards and query, whose table of images is used again.
 
     Attributes:
         plan: Which crops there are.
 
     Raises:
         ConfigError: If settings clash or have no effect.
-        DataError: If there is nothing to embed, or images differ in channels with `concat`.
+        DataError: If there is nothing to embed, images differ in channels with `concat`, or pixels are not of the kind
+            that the encoder was made for.
+        MorphemError: If the encoder does not take the channels of an image, with the image's name.
     """
 
     def __init__(
@@ -91,6 +116,7 @@ class Extraction:
         batch_size: int = 64,
         num_workers: int = 0,
         device: torch.device | str | None = None,
+        beside: "Extraction | None" = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1 plane.")
@@ -103,7 +129,12 @@ class Extraction:
         if self.device != encoder.device:
             encoder.to(self.device)
         shards = ShardSet(str(root))
-        self.plan = CropPlan(shards, settings.rule, settings.query)
+        self.pixels: PixelKind = settings.pixels or pixels_of(encoder)
+        self.plan: CropPlan = (
+            CropPlan(shards, settings.rule, settings.query, self.pixels)
+            if beside is None
+            else beside.plan.with_rule(settings.rule, self.pixels)
+        )
         if settings.combine == "concat" and encoder.per_channel:
             panels = (features.channel_labels(self.plan.panel(i)) for i in range(self.plan.n_images))
             features.check_one_panel(panels)
@@ -112,7 +143,7 @@ class Extraction:
         self.provenance: dict[str, Any] = {
             **encoder.provenance(),
             "data": {"root": str(root), "content_hash": shards.content_hash},
-            "settings": asdict(replace(settings, tile_size_px=settings.rule.tile_size_px)),
+            "settings": asdict(replace(settings, tile_size_px=settings.rule.tile_size_px, pixels=self.pixels)),
             "rows": self.n_rows,
             "images_without_cells": self.plan.empty_images,
         }
@@ -124,7 +155,7 @@ class Extraction:
 
     @property
     def n_rows(self) -> int:
-        """Rows of the whole table."""
+        """Rows of the whole table, before empty tiles are left out."""
         return int(self._row_starts[-1])
 
     @property
@@ -134,33 +165,83 @@ class Extraction:
         return self.encoder.embed_dim * (self.plan.n_planes(0) if side_by_side else 1)
 
     def count(self, images: Sequence[int]) -> int:
-        """Return the number of rows that some images give."""
+        """Return the number of rows that some images give, before empty tiles are left out."""
         return len(self.row_numbers(images))
 
     def row_numbers(self, images: Sequence[int]) -> Ints:
-        """Return the place of every row of some images in the table of all images, (R,)."""
+        """Return the place of every row of some images in the table of all images, (R,), empty tiles included."""
         starts = self._row_starts
         return np.concatenate([np.zeros(0, np.int64), *(np.arange(starts[i], starts[i + 1]) for i in images)])
+
+    def rows_of(self, crops: Ints) -> Ints:
+        """Return the place of the rows of some crops in the table of all images, (R,).
+
+        Args:
+            crops: Numbers of crops in the plan, (K,).
+        """
+        if not self._per_plane:
+            return crops
+        image = np.searchsorted(self.plan.crop_starts, crops, side="right") - 1
+        planes = np.diff(self.plan.plane_starts)[image]
+        first = self._row_starts[image] + (crops - self.plan.crop_starts[image]) * planes
+        return np.concatenate(
+            [np.zeros(0, np.int64), *(np.arange(a, a + n) for a, n in zip(first, planes, strict=True))]
+        )
 
     def bar(self, n_images: int, show: bool) -> "tqdm[None]":
         """Return a progress bar in images, for `table`."""
         return tqdm(total=n_images, unit="image", desc="embed", disable=not show)
 
     def table(self, images: Sequence[int], bar: "tqdm[None]") -> FeatureTable:
-        """Embed all crops of some images.
+        """Embed all crops of some images; see `tables`."""
+        return tables([self], images, bar)[0]
 
-        Args:
-            images: Numbers of images in the plan, rising.
-            bar: Moves on with every image.
+    def check_panels(self) -> None:
+        """Embed one made-up crop of every panel of channels, so that a panel that the encoder refuses is found at once.
 
         Raises:
-            DataError: If a plane is missing or damaged, or a row were lost.
+            MorphemError: With the first image that has such a panel.
         """
-        values, rows, panels = self._embed(images, bar)
+        tried: set[tuple[str, ...]] = set()
+        top, dtype = _RAMPS[self.pixels]
+        for image in range(self.plan.n_images):
+            panel = tuple(self.plan.panel(image))
+            if panel in tried or not self.plan.n_crops_of(image):
+                continue
+            tried.add(panel)
+            _, _, height, width = self.plan.boxes(image)[0]
+            ramp = (torch.arange(height * width) % (top + 1)).to(dtype).reshape(height, width)
+            planes = [ramp] * len(panel)
+            batch = ChannelBatch.from_planes([planes], [panel]).to(self.device)
+            try:
+                with evaluating(self.encoder):
+                    self.embed_batch(batch)
+            except MorphemError as fault:
+                raise type(fault)(f"image '{self.plan.keys[image]}' ({', '.join(panel)}): {fault}") from fault
+
+    def embed_batch(self, batch: ChannelBatch) -> torch.Tensor:
+        """Embed a ragged batch in the precision of the settings: (P, D) or (N, D)."""
+        dtype = PRECISIONS[self.settings.precision]
+        with torch.autocast(self.device.type, dtype=dtype) if dtype is not None else nullcontext():
+            return self.encoder.features(batch)
+
+    def side_px(self) -> int:
+        """Side of the planes that the network sees, or of the largest of them."""
+        crop = self.plan.rule.tile_size_px or self.plan.rule.crop_size_px
+        return self.encoder.input_size_px or crop or int(max(self.plan.heights.max(), self.plan.widths.max()))
+
+    def made_table(self, values: features.Floats, crops: Ints, panels: list[list[str]]) -> FeatureTable:
+        """Return the table of what the network gave.
+
+        Args:
+            values: Embeddings as `Encoder.features` orders them.
+            crops: Numbers of the crops in the plan, (K,).
+            panels: Channel types of each crop.
+        """
         values, columns, dictionary = self._columns(values, panels)
-        metadata = self.plan.metadata(rows, self._per_plane)
-        if not len(values) == len(metadata) == self.count(images):
-            raise DataError(f"{self.count(images)} rows were planned, but {len(values)} came out; please report this.")
+        metadata = self.plan.metadata(crops, self._per_plane)
+        if len(values) != len(metadata):
+            raise DataError(f"{len(metadata)} rows were planned, but {len(values)} came out; please report this.")
         return FeatureTable(values, metadata, columns, dictionary, self.provenance)
 
     def _columns(
@@ -174,43 +255,102 @@ class Extraction:
         none, columns, dictionary = table_columns(self.encoder, stand_in, [panel], self.settings.combine)
         return none[:0], columns, dictionary
 
-    def _embed(self, images: Sequence[int], bar: "tqdm[None]") -> tuple[features.Floats, Ints, list[list[str]]]:
-        """Return embeddings as `Encoder.features` orders them, crop numbers, and the panel of each crop."""
-        outputs: list[torch.Tensor] = [torch.zeros(0, self.encoder.embed_dim, device=self.device)]
-        rows: list[torch.Tensor] = [torch.zeros(0, dtype=torch.int64)]
-        panels: list[list[str]] = []
-        done = 0
-        with evaluating(self.encoder), engine(self._features, self.device, self._side_px()) as network:
-            for batch in self._batches(images):
-                outputs.append(network(batch.to(self.device, non_blocking=True)))
-                rows.append(batch.rows)
-                bounds = batch.offsets.tolist()
-                panels += [list(batch.channel_types[a:b]) for a, b in pairwise(bounds)]
-                image = int(np.searchsorted(self.plan.crop_starts, int(batch.rows[-1]), side="right")) - 1
-                reached = int(np.searchsorted(np.asarray(images), image)) + 1
-                bar.update(reached - done)
-                done = reached
-        bar.update(len(images) - done)
-        return torch.cat(outputs).cpu().numpy(), torch.cat(rows).numpy(), panels
 
-    def _features(self, batch: ChannelBatch) -> torch.Tensor:
-        dtype = PRECISIONS[self.settings.precision]
-        with torch.autocast(self.device.type, dtype=dtype) if dtype is not None else nullcontext():
-            return self.encoder.features(batch)
+def pixels_of(encoder: Encoder) -> PixelKind:
+    """Return the kind of pixels that an encoder was made for."""
+    kinds: dict[str, PixelKind] = {"uint8": "levels", "uint16": "counts", "unit": "unit", "any": "levels"}
+    return kinds[encoder.input_domain]
 
-    def _side_px(self) -> int:
-        """Side of the planes that the network sees, or of the largest of them."""
-        crop = self.plan.rule.tile_size_px or self.plan.rule.crop_size_px
-        return self.encoder.input_size_px or crop or int(max(self.plan.heights.max(), self.plan.widths.max()))
 
-    def _batches(self, images: Sequence[int]) -> Iterator[ChannelBatch]:
-        groups = list(self.plan.pieces(images, self.batch_size, self.batch_size * _READ_BATCHES))
-        loader = DataLoader(
-            CropReader(self.plan, groups),
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator().manual_seed(0),  # else a loader draws a seed from the global generator
+def tables(runs: Sequence[Extraction], images: Sequence[int], bar: "tqdm[None]") -> list[FeatureTable]:
+    """Embed all crops of some images with every encoder, in one pass over the pixels.
+
+    Args:
+        runs: At least one; of the same shards, images and device.
+        images: Numbers of images in the plans, rising.
+        bar: Moves on with every image.
+
+    Returns:
+        A table of each extraction. Where tiles were left out for being empty, its provenance has the number of their
+        rows (`rows_left_out`) and, under `LEFT_OUT`, their numbers in the plan.
+
+    Raises:
+        DataError: If a plane is missing or damaged, or a row were lost.
+    """
+    outputs = [_Output(run) for run in runs]
+    done = 0
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(evaluating(run.encoder))
+        device = runs[0].device
+        networks = stack.enter_context(
+            engines([run.embed_batch for run in runs], device, [run.side_px() for run in runs])
         )
-        for read in loader:
-            yield from split_crops(read, self.batch_size)
+        for read, reached in _reads(runs, images):
+            for output, network, batch in zip(outputs, networks, read.batches, strict=True):
+                output.add(network, batch)
+            for output, left_out in zip(outputs, read.left_out, strict=True):
+                output.left_out += left_out
+            bar.update(reached - done)
+            done = reached
+    bar.update(len(images) - done)
+    return [output.table(images) for output in outputs]
+
+
+def _reads(runs: Sequence[Extraction], images: Sequence[int]) -> Iterator[tuple[Read, int]]:
+    """Yield what is read at once, and how many images are read then."""
+    plans = [run.plan for run in runs]
+    check_one_set(plans)
+    batch_size = runs[0].batch_size
+    groups = list(spans(plans, images, batch_size, batch_size * _READ_BATCHES))
+    loader = DataLoader(
+        CropReader(plans, groups),
+        batch_size=None,
+        num_workers=runs[0].num_workers,
+        pin_memory=runs[0].device.type == "cuda",
+        generator=torch.Generator().manual_seed(0),  # else a loader draws a seed from the global generator
+    )
+    for group, read in zip(groups, loader, strict=True):
+        yield read, int(np.searchsorted(np.asarray(images), group[-1].image)) + 1
+
+
+class _Output:
+    """What one encoder has made so far."""
+
+    def __init__(self, run: Extraction) -> None:
+        self.run = run
+        self.left_out = 0
+        self._values: list[torch.Tensor] = [
+            torch.zeros(0, run.encoder.embed_dim, device=run.device, dtype=run.encoder.dtype)
+        ]
+        self._crops: list[torch.Tensor] = [torch.zeros(0, dtype=torch.int64)]
+        self._panels: list[list[str]] = []
+
+    def add(self, network: Features, read: ChannelBatch | None) -> None:
+        """Embed what was read, in batches."""
+        for batch in split_crops(read, self.run.batch_size) if read is not None else ():
+            self._values.append(network(batch.to(self.run.device, non_blocking=True)))
+            self._crops.append(batch.rows)
+            self._panels += [list(batch.channel_types[a:b]) for a, b in pairwise(batch.offsets.tolist())]
+
+    def table(self, images: Sequence[int]) -> FeatureTable:
+        """Return the table of all that was embedded.
+
+        Raises:
+            DataError: If not every crop was either embedded or left out.
+        """
+        crops = torch.cat(self._crops).numpy()
+        plan = self.run.plan
+        planned = sum(plan.n_crops_of(image) for image in images)
+        if len(crops) + self.left_out != planned:
+            raise DataError(
+                f"{planned} crops were planned, but {len(crops)} were embedded and {self.left_out} left out; please "
+                "report this."
+            )
+        table = self.run.made_table(torch.cat(self._values).float().cpu().numpy(), crops, self._panels)
+        if not self.left_out:
+            return table
+        every = np.concatenate([np.arange(plan.crop_starts[i], plan.crop_starts[i + 1]) for i in images])
+        left_out = np.setdiff1d(every, crops)
+        rows = len(self.run.rows_of(left_out))
+        return replace(table, provenance={**table.provenance, LEFT_OUT: left_out.tolist(), "rows_left_out": rows})

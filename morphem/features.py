@@ -329,6 +329,16 @@ def read(path: str | os.PathLike[str]) -> FeatureTable:
     return FeatureTable(values, metadata, columns, tuple(header["dictionary"]), header["provenance"])
 
 
+def provenance_in(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """Return the provenance that a Parquet file carries, or nothing where morphem did not write it.
+
+    Args:
+        metadata: Of the file's footer or schema.
+    """
+    header = json.loads((metadata or {}).get(_HEADER, b"null"))
+    return dict(header["provenance"]) if header is not None else {}
+
+
 def concat(tables: Iterable[FeatureTable]) -> FeatureTable:
     """Put tables of the same columns one below another; the provenance is the first one's.
 

@@ -1,5 +1,6 @@
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from morphem import embed, features
+from morphem import embed_job, features
 from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.embed import EmbedSettings, embed_to_file, extract, merge
 from morphem.encoder import Encoder
@@ -204,21 +205,21 @@ def test_a_file_holds_what_extract_gives(encoder: Encoder, root: str, tiles: Fea
 
 @pytest.fixture
 def parts_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "_PART_PLANES", 1)
+    monkeypatch.setattr(embed_job, "_PART_PLANES", 1)
 
 
 def _interrupt_after(monkeypatch: pytest.MonkeyPatch, n_parts: int) -> list[list[int]]:
     """Make the job stop like a Ctrl-C after some parts; return the images of the parts that were embedded."""
     seen: list[list[int]] = []
-    table = Extraction.table
+    tables = embed_job.tables
 
-    def counted(self: Extraction, images: object, bar: object) -> FeatureTable:
+    def counted(runs: Sequence[Extraction], images: Sequence[int], bar: object) -> list[FeatureTable]:
         if len(seen) == n_parts:
             raise KeyboardInterrupt
         seen.append(list(images))
-        return table(self, images, bar)
+        return tables(runs, images, bar)
 
-    monkeypatch.setattr(Extraction, "table", counted)
+    monkeypatch.setattr(embed_job, "tables", counted)
     return seen
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,29 @@ class Cells(NamedTuple):
         centres: x then y in pixels, (N, 2), int32.
         labels: For each label column one text or None per cell.
         remark: What was left out, or None.
+        objects: Where the cells are, (H, W), uint16: 0 is background, n + 1 the n-th cell; None where only their
+            centres are known.
     """
 
     centres: NDArray[np.int32]
     labels: dict[str, list[str | None]]
     remark: str | None
+    objects: NDArray[np.uint16] | None = None
+
+
+def numbered(objects: NDArray[Any], numbers: NDArray[Any]) -> NDArray[np.uint16] | None:
+    """Return a label image whose cells are numbered from 1 in their order, or None where they are more than 65,535.
+
+    Args:
+        objects: Whole numbers, (H, W); what is none of `numbers` is background.
+        numbers: Of the cells, rising, above 0.
+    """
+    if len(numbers) > np.iinfo(np.uint16).max:
+        return None
+    if not len(numbers):
+        return np.zeros(objects.shape, np.uint16)
+    place = np.searchsorted(numbers, objects).clip(0, len(numbers) - 1)
+    return np.where(numbers[place] == objects, place + 1, 0).astype(np.uint16)
 
 
 class CellFinder(Configurable, ABC):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morphem.cells.base import CellFinder, Cells
-from morphem.cells.classical import centres_of, plane_of
+from morphem.cells.classical import cells_of, plane_of
 from morphem.data.schema import resolve_channel
 from morphem.errors import ConfigError, unknown_name
 
@@ -76,7 +76,7 @@ class CellposeCells(CellFinder):
         planes = [plane for name in self.channels if (plane := plane_of(image, (name,))) is not None]
         if not planes:
             return None
-        return Cells(centres_of(self.segment(planes)), {}, None)
+        return cells_of(self.segment(planes))
 
     def segment(self, planes: list[NDArray[Any]]) -> NDArray[np.int32]:
         """Return the objects that the network finds: 0 is background, cells are numbered from 1, (H, W).

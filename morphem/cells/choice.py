@@ -59,7 +59,7 @@ class CellsPerStudy(CellFinder):
         if image.cells is None:
             return None
         labels = {name: list(values) for name, values in (image.cell_labels or {}).items()}
-        return Cells(image.cells, labels, None)
+        return Cells(image.cells, labels, None, image.masks)
 
     def without_cells(self, image: "ImageRecord") -> str | None:
         """Return what the study's finder remarks; None where the study takes the source's cells."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from morphem.cells.base import CellFinder, Cells
+from morphem.cells.base import CellFinder, Cells, numbered
 from morphem.data.schema import resolve_channel
 from morphem.errors import ConfigError, MorphemError
 
@@ -94,7 +94,7 @@ class ClassicalCells(CellFinder):
         plane = plane_of(image, self.channels)
         if plane is None:
             return None
-        return Cells(centres_of(self.segment(plane)), {}, None)
+        return cells_of(self.segment(plane))
 
     def without_cells(self, image: "ImageRecord") -> str | None:
         """Say which channel is missing."""
@@ -195,6 +195,16 @@ def foreground_share(plane: NDArray[Any]) -> float:
     if plane.min() == plane.max():
         return 0.0
     return float((plane > threshold_otsu(plane)).mean())  # type: ignore[no-untyped-call]
+
+
+def cells_of(objects: Labels) -> Cells:
+    """Return the cells of a label image, in order of their numbers.
+
+    Args:
+        objects: 0 is background, (H, W).
+    """
+    numbers = np.unique(objects)
+    return Cells(centres_of(objects), {}, None, numbered(objects, numbers[numbers > 0]))
 
 
 def centres_of(objects: Labels) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from morphem.cells.base import CellReader, Cells, cells_inside
+from morphem.cells.base import CellReader, Cells, cells_inside, numbered
 from morphem.errors import DataError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def cells_from_mask(mask: NDArray[Any], height: int, width: int, name: str) -> C
     else:
         objects, numbers = mask, values[values > 0]
     yx = np.reshape(ndimage.center_of_mass(np.ones(mask.shape, np.uint8), objects, numbers), (-1, 2))
-    return Cells(np.rint(yx[:, ::-1]).astype(np.int32), {}, None)
+    return Cells(np.rint(yx[:, ::-1]).astype(np.int32), {}, None, numbered(objects, numbers))
 
 
 class MaskReader(CellReader):

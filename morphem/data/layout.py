@@ -53,6 +53,10 @@ QUALITY_COLUMNS: tuple[str, ...] = (
 """Columns of metadata.parquet after those: what was measured of a plane when it was written (float64, null where it was
 not). `morphem.ingest.quality` defines each. Sets that were written without them read as if all were null."""
 
+MASK_COLUMNS: tuple[str, ...] = ("masks_offset", "masks_nbytes")
+"""Columns of metadata.parquet after those: where the label image of an image's cells lies in the shard (bytes; null
+where only the centres of cells are known). Sets that were written without them read as if all were null."""
+
 _MAX_PREFIX = 40
 _MAX_NAME = 46
 _TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
@@ -64,8 +68,9 @@ def plane_schema(labels: Sequence[str]) -> pa.Schema:
     Args:
         labels: Label columns, which are texts and may be null.
     """
-    quality = [pa.field(name, pa.float64()) for name in QUALITY_COLUMNS]
-    return _schema(COLUMNS | POSITION_COLUMNS, quality, labels)
+    measured = [pa.field(name, pa.float64()) for name in QUALITY_COLUMNS]
+    measured += [pa.field(name, pa.int64()) for name in MASK_COLUMNS]
+    return _schema(COLUMNS | POSITION_COLUMNS, measured, labels)
 
 
 def cell_schema(labels: Sequence[str]) -> pa.Schema:

@@ -1,145 +1,42 @@
 """Which crops `embed` reads, in which order, and what each row of its table is called.
 
-A plan is a pure function of the shards, the query and the unit: crops follow the images in shard order, so a row
-number means the same crop on every rank and in every run.
+A plan is a pure function of the shards, the query and the rule: crops follow the images in shard order, so a row number
+means the same crop on every rank and in every run. Tiles that a rule leaves out for being empty keep their number.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
-from morphem.data import png
+from morphem.data import layout, png
+from morphem.data.crops import Box, CropRule, Ints, Unit
+from morphem.data.pixel_kinds import PixelKind, check_range, to_kind
+from morphem.data.plan_table import PLANE_COLUMNS, CellTable, check_sizes, image_metadata, starts_of_images
 from morphem.data.schema import COLUMNS
 from morphem.data.shards import RangeReader, ShardSet
 from morphem.errors import ConfigError, DataError
-from morphem.features import METADATA, channel_labels, plane_order
-from morphem.pixels import crop_seed
-from morphem.types import ChannelBatch
+from morphem.features import channel_labels, plane_order
 
-Unit = Literal["tile", "cell", "image"]
-UNITS: tuple[Unit, ...] = ("tile", "cell", "image")
-Box = tuple[int, int, int, int]
-Ints = NDArray[np.int64]
+__all__ = ["Box", "CropPlan", "CropRule", "Ints", "Span", "Unit"]
 
-IMAGE_COLUMNS = {
-    "experiment.study": "Metadata_Study",
-    "experiment.plate": "Metadata_Plate",
-    "experiment.well": "Metadata_Well",
-    "microscopy.fov": "Metadata_Site",
-    "experiment.reagent": "Metadata_Reagent",
-    "experiment.control": "Metadata_Control",
-    "biology.organism": "Metadata_Organism",
-    "biology.cell_line": "Metadata_Cell_Line",
-    "biology.cell_type": "Metadata_Cell_Type",
-    "imaging.multi_channel_id": "Metadata_Image",
-    "imaging.panel": "Metadata_Panel",
-    "microscopy.magnification": "Metadata_Magnification",
-    "geometry.width": "Metadata_Width",
-    "geometry.height": "Metadata_Height",
-    "geometry.depth": "Metadata_Depth",
-    "geometry.channels": "Metadata_Channels",
-    "geometry.z_slice": "Metadata_Z_Slice",
-    "geometry.timepoint": "Metadata_Timepoint",
-}
-"""Columns of the schema that belong to an image, and their names in a feature table; those that JUMP has, as it has."""
-
-PLANE_COLUMNS = {
-    "imaging.channel": "Metadata_Channel_Number",
-    "microscopy.type": "Metadata_Microscopy",
-    "storage.path": "Metadata_Path",
-    "channel_name": "Metadata_Channel_Name",
-}
-"""Columns that belong to a channel plane; they stand in tables with one row per plane."""
+_HEADER_BYTES = 64
 
 
-@dataclass(frozen=True)
-class CropRule:
-    """What is cut out of an image.
+class Span(NamedTuple):
+    """Crops of one image that are read together, for each of several plans.
 
     Attributes:
-        unit: `tile`: tiles side by side, the last of a row or column shifted inside, so that every pixel is used;
-            `cell`: a crop centred at each cell, shifted inside; `image`: the whole image.
-        tile_size_px: Side of a tile; with `tile` only. An image that is shorter is taken whole along that axis.
-        crop_size_px: Side of a cell's crop; with `cell` only. Clamped to the image.
-
-    Raises:
-        ConfigError: If the unit is unknown, or a size is missing, below 1, or without effect.
-    """
-
-    unit: Unit = "tile"
-    tile_size_px: int | None = None
-    crop_size_px: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check that each size belongs to the unit."""
-        if self.unit not in UNITS:
-            raise ConfigError(f"unit='{self.unit}' must be one of {', '.join(UNITS)}.")
-        for name, unit in (("tile_size_px", "tile"), ("crop_size_px", "cell")):
-            size = getattr(self, name)
-            if size is None and unit == self.unit:
-                raise ConfigError(f"unit='{unit}' needs {name}, the side of a {unit}'s crop in pixels of the image.")
-            if size is not None and unit != self.unit:
-                raise ConfigError(f"{name}={size} has no effect with unit='{self.unit}'; leave it out.")
-            if size is not None and size < 1:
-                raise ConfigError(f"{name}={size} must be at least 1 pixel.")
-
-    def count(self, heights: Ints, widths: Ints, n_cells: Ints) -> Ints:
-        """Return the number of crops of each image, (N,).
-
-        Args:
-            heights: Of the images in pixels, (N,).
-            widths: Of the images in pixels, (N,).
-            n_cells: Cells of each image, (N,).
-        """
-        if self.unit == "tile":
-            size = self.tile_size_px or 1
-            return -(-heights // size) * -(-widths // size)
-        return n_cells if self.unit == "cell" else np.ones_like(heights)
-
-    def boxes(self, height: int, width: int, cells: Ints) -> list[Box]:
-        """Return the crops of one image: y, x, height, width.
-
-        Args:
-            height: Of the image in pixels.
-            width: Of the image in pixels.
-            cells: x and y of each cell, (K, 2).
-        """
-        if self.unit == "image":
-            return [(0, 0, height, width)]
-        if self.unit == "tile":
-            size = self.tile_size_px or 1
-            rows, columns = _tiles(height, size), _tiles(width, size)
-            return [(y, x, min(size, height), min(size, width)) for y in rows for x in columns]
-        h, w = min(self.crop_size_px or 1, height), min(self.crop_size_px or 1, width)
-        tops = np.clip(cells[:, 1] - h // 2, 0, height - h)
-        lefts = np.clip(cells[:, 0] - w // 2, 0, width - w)
-        return [(int(y), int(x), h, w) for y, x in zip(tops, lefts, strict=True)]
-
-
-def _tiles(length: int, size: int) -> list[int]:
-    """Starts of the tiles along one axis."""
-    return [max(0, min(start, length - size)) for start in range(0, length, size)]
-
-
-class Piece(NamedTuple):
-    """Crops `first` to `last` - 1 of one image, read together.
-
-    Attributes:
-        image: Number of the image in the plan.
-        first: First crop within the image.
-        last: One past the last crop.
+        image: Number of the image in the plans.
+        crops: For each plan the first crop within the image, and one past the last.
     """
 
     image: int
-    first: int
-    last: int
+    crops: tuple[tuple[int, int], ...]
 
 
 class CropPlan:
@@ -149,42 +46,66 @@ class CropPlan:
         shards: Where the images are.
         rule: What is cut out of them.
         query: Selects channel planes; an image keeps those that match and is left out where none does.
+        pixels: What pixels stand for; see `morphem.data.pixel_kinds.to_kind`.
 
     Attributes:
         n_images: N.
-        n_crops: Crops over all images.
+        n_crops: Crops over all images, before empty ones are left out.
         crop_starts: Crops before each image, and in all, (N + 1,).
         plane_starts: Planes before each image, and in all, (N + 1,).
         images: What is known of each image: N rows of `Metadata_` columns.
         channel_types: Of all planes, in panel order within an image.
         empty_images: Images without a crop (no cells, with unit `cell`).
+        remark: What looks odd about the pixels, or None.
 
     Raises:
-        DataError: If there is nothing to embed, or the planes of an image differ in size.
+        DataError: If there is nothing to embed, the planes of an image differ in size, pixels are not of the kind that
+            is wanted, or cells shall be masked and their outlines are not known.
     """
 
-    def __init__(self, shards: ShardSet, rule: CropRule, query: str | None = None) -> None:
-        wanted = [*COLUMNS, "channel_name", "key", "shard", "plane_offset", "plane_nbytes", *shards.labels]
+    def __init__(
+        self, shards: ShardSet, rule: CropRule, query: str | None = None, pixels: PixelKind = "levels"
+    ) -> None:
+        wanted = [*COLUMNS, "channel_name", "key", "shard", "plane_offset", "plane_nbytes", "clip_low", "clip_high"]
+        wanted += [*layout.MASK_COLUMNS, *shards.labels]
         table = shards.table(columns=list(dict.fromkeys(wanted)), query=query).to_pandas()
-        self.rule = rule
+        self._shards = shards
         self.reader: RangeReader = shards.reader()
-        self.plane_starts = _starts_of_images(table)
+        self.plane_starts = starts_of_images(table)
         self.n_images = len(self.plane_starts) - 1
         first = table.iloc[self.plane_starts[:-1]].reset_index(drop=True)
         self.heights, self.widths = (first[f"geometry.{side}"].to_numpy(np.int64) for side in ("height", "width"))
-        _check_sizes(table, np.diff(self.plane_starts), self.heights, self.widths)
+        check_sizes(table, np.diff(self.plane_starts), self.heights, self.widths)
         self.keys: list[str] = first["key"].tolist()
         self.shard_files: list[str] = first["shard"].tolist()
         self.offsets = table["plane_offset"].to_numpy(np.int64)
         self.nbytes = table["plane_nbytes"].to_numpy(np.int64)
+        self.limits = table[["clip_low", "clip_high"]].to_numpy(np.float64)
+        self._masks = first[list(layout.MASK_COLUMNS)].fillna(-1).to_numpy(np.int64)
         self.channel_types: list[str] = table["imaging.channel_type"].tolist()
         self.planes = table[list(PLANE_COLUMNS)].rename(columns=PLANE_COLUMNS)
-        self.images = _image_metadata(first, shards.labels)
+        self.images = image_metadata(first, shards.labels)
         kinds = self.planes["Metadata_Microscopy"].tolist()
         self.images["Metadata_Microscopy"] = [
             "; ".join(sorted(set(kinds[a:b]))) for a, b in pairwise(self.plane_starts)
         ]
-        self._cells = _Cells(shards, self.keys) if rule.unit == "cell" else None
+        self._cut(rule, pixels)
+
+    def with_rule(self, rule: CropRule, pixels: PixelKind) -> Self:
+        """Return a plan of the same images, cut in another way.
+
+        Args:
+            rule: What is cut out of them.
+            pixels: What pixels stand for.
+        """
+        other = copy.copy(self)
+        other._cut(rule, pixels)
+        return other
+
+    def _cut(self, rule: CropRule, pixels: PixelKind) -> None:
+        self.rule, self.pixels = rule, pixels
+        self.remark = check_range(pixels, self.limits[:, 1], self._bit_depth()) if pixels == "counts" else None
+        self._cells = CellTable(self._shards, self.keys) if rule.unit == "cell" else None
         n_cells = self._cells.counts if self._cells else np.zeros(self.n_images, np.int64)
         counts = rule.count(self.heights, self.widths, n_cells)
         self.crop_starts: Ints = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -192,9 +113,30 @@ class CropPlan:
         self.empty_images = int((counts == 0).sum())
         if not self.n_crops:
             raise DataError(
-                f"{shards.root} has no cells in its {self.n_images} image(s), so unit='cell' selects nothing; "
+                f"{self._shards.root} has no cells in its {self.n_images} image(s), so unit='cell' selects nothing; "
                 "ingest cell positions, or use unit='tile' or 'image'."
             )
+        unmasked = np.flatnonzero((counts > 0) & (self._masks[:, 0] < 0)) if rule.mask != "none" else []
+        if len(unmasked):
+            raise DataError(
+                f"the outlines of cells are not known in {len(unmasked)} of {self.n_images} images (the first is "
+                f"'{self.keys[unmasked[0]]}'), so mask='{rule.mask}' cannot be applied; ingest with label images or a "
+                "detector (--cells), or use mask='none'."
+            )
+        if rule.skip_empty is not None:
+            self._check_channel(rule.skip_empty.channel)
+
+    def _check_channel(self, channel: str | None) -> None:
+        lacking = [i for i in range(self.n_images) if channel is not None and channel not in self.panel(i)]
+        if lacking:
+            raise DataError(
+                f"{len(lacking)} of {self.n_images} images (the first is '{self.keys[lacking[0]]}') have no channel "
+                f"'{channel}', which decides what tiles are empty; name another one, or keep all tiles."
+            )
+
+    def _bit_depth(self) -> int:
+        data = self.reader.read(self.shard_files[0], int(self.offsets[0]), min(_HEADER_BYTES, int(self.nbytes[0])))
+        return png.read_header(data, self.keys[0]).bit_depth
 
     def boxes(self, image: int) -> list[Box]:
         """Return all crops of an image."""
@@ -209,61 +151,44 @@ class CropPlan:
         """Return the number of planes of an image."""
         return int(self.plane_starts[image + 1] - self.plane_starts[image])
 
-    def pieces(self, images: Sequence[int], planes_per_batch: int, planes_per_read: int) -> Iterator[list[Piece]]:
-        """Group the crops of some images into what is read at once.
+    def n_crops_of(self, image: int) -> int:
+        """Return the number of crops of an image, before empty ones are left out."""
+        return int(self.crop_starts[image + 1] - self.crop_starts[image])
 
-        Small images are read together until they fill a batch; the crops of a large one are read together, so that
-        its planes are decoded once, up to a bound.
+    def name(self, image: int, nth: int) -> str:
+        """Return what to call a plane in a message: its shard, key and channel."""
+        return f"{self.shard_files[image]}: {self.keys[image]}, channel {self.panel(image)[nth]}"
 
-        Args:
-            images: Numbers of images, in order.
-            planes_per_batch: Crops of several images are grouped up to this many planes.
-            planes_per_read: Crops of one image are split beyond this many planes.
-        """
-        group: list[Piece] = []
-        filled = 0
-        for image in images:
-            channels, count = self.n_planes(image), int(self.crop_starts[image + 1] - self.crop_starts[image])
-            step = max(1, planes_per_read // channels)
-            for first in range(0, count, step):
-                piece = Piece(image, first, min(count, first + step))
-                size = (piece.last - piece.first) * channels
-                if group and filled + size > planes_per_batch:
-                    yield group
-                    group, filled = [], 0
-                group.append(piece)
-                filled += size
-        if group:
-            yield group
-
-    def read(self, pieces: Sequence[Piece]) -> ChannelBatch:
-        """Read crops: ragged, uint8, `rows` counted over the plan.
+    def stored(self, image: int, nth: int, boxes: Sequence[Box]) -> list[NDArray[np.generic]]:
+        """Read boxes of a plane as the shards hold them: uint8 levels or uint16 intensities.
 
         Raises:
-            DataError: If a plane is missing or damaged, with its file and name.
+            DataError: If the plane is missing or damaged, with its file and name.
         """
-        crops: list[list[torch.Tensor]] = []
-        types: list[list[str]] = []
-        keys: list[str] = []
-        boxes: list[Box] = []
-        rows: list[int] = []
-        for piece in pieces:
-            cut = self.boxes(piece.image)[piece.first : piece.last]
-            planes = [self._decode(piece.image, nth, cut) for nth in range(self.n_planes(piece.image))]
-            crops += [[torch.from_numpy(plane[i]) for plane in planes] for i in range(len(cut))]
-            types += [self.panel(piece.image)] * len(cut)
-            keys += [self.keys[piece.image]] * len(cut)
-            boxes += cut
-            start = int(self.crop_starts[piece.image])
-            rows += range(start + piece.first, start + piece.last)
-        seeds = [crop_seed(key, box) for key, box in zip(keys, boxes, strict=True)]
-        return ChannelBatch.from_planes(crops, types, keys=keys, seeds=seeds, boxes=boxes, rows=rows)
-
-    def _decode(self, image: int, nth: int, boxes: list[Box]) -> list[NDArray[np.uint8]]:
         plane = int(self.plane_starts[image]) + nth
-        shard = self.shard_files[image]
-        data = self.reader.read(shard, int(self.offsets[plane]), int(self.nbytes[plane]))
-        return png.decode_many(data, boxes, f"{shard}: {self.keys[image]}, channel {self.channel_types[plane]}")
+        data = self.reader.read(self.shard_files[image], int(self.offsets[plane]), int(self.nbytes[plane]))
+        return list(png.decode_many(data, boxes, self.name(image, nth), exact=True))
+
+    def seen(self, stored: NDArray[np.generic], image: int, nth: int) -> NDArray[np.generic]:
+        """Return pixels of a plane as the encoder sees them.
+
+        Args:
+            stored: What `stored` gave.
+            image: Number of the image.
+            nth: Number of the plane in it.
+        """
+        low, high = self.limits[int(self.plane_starts[image]) + nth]
+        return to_kind(stored, self.pixels, float(low), float(high), self.name(image, nth))
+
+    def objects(self, image: int, boxes: Sequence[Box]) -> list[NDArray[np.uint16]]:
+        """Read boxes of the label image of the cells of an image: 0 is background, n + 1 the n-th cell.
+
+        Raises:
+            DataError: If it is missing or damaged.
+        """
+        offset, nbytes = self._masks[image].tolist()
+        data = self.reader.read(self.shard_files[image], offset, nbytes)
+        return list(png.decode_many(data, boxes, f"{self.shard_files[image]}: {self.keys[image]}, masks", exact=True))
 
     def metadata(self, rows: Ints, per_plane: bool = False) -> pd.DataFrame:
         """Return the `Metadata_` columns of crops.
@@ -296,79 +221,45 @@ class CropPlan:
         return result
 
 
-class _Cells:
-    """Positions and labels of the cells of each image of a plan."""
+def spans(
+    plans: Sequence[CropPlan], images: Sequence[int], planes_per_batch: int, planes_per_read: int
+) -> Iterator[list[Span]]:
+    """Group the crops of some images into what is read at once, for all plans together.
 
-    def __init__(self, shards: ShardSet, keys: Sequence[str]) -> None:
-        table = shards.cells()
-        frame = table.to_pandas() if table is not None else pd.DataFrame({"key": [], "cell": [], "x": [], "y": []})
-        image = pd.Series(frame["key"].map({key: i for i, key in enumerate(keys)}))
-        frame = frame[image.notna()].assign(image=image.dropna().astype(np.int64))
-        frame = frame.sort_values(["image", "cell"], kind="stable").reset_index(drop=True)
-        self.counts: Ints = np.bincount(frame["image"], minlength=len(keys)).astype(np.int64)
-        self._starts: Ints = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
-        self._frame, self._labels = frame, list(shards.cell_labels)
-
-    def positions(self, image: int) -> Ints:
-        """Return x and y of the cells of an image, (K, 2)."""
-        part = self._frame.iloc[self._starts[image] : self._starts[image + 1]]
-        return part[["x", "y"]].to_numpy(np.int64)
-
-    def metadata(self, image: Ints, nth: Ints, taken: set[str]) -> pd.DataFrame:
-        """Return number, position and labels of cells; a label whose name is taken is called `Metadata_Cell_...`."""
-        part = self._frame.iloc[self._starts[image] + nth].reset_index(drop=True)
-        columns = {"Metadata_Cell": part["cell"], "Metadata_Cell_Y": part["y"], "Metadata_Cell_X": part["x"]}
-        for label in self._labels:
-            name = f"{METADATA}{label}"
-            columns[f"{METADATA}Cell_{label}" if name in taken else name] = part[label]
-        return pd.DataFrame(columns)
-
-
-class CropReader(Dataset[ChannelBatch]):
-    """Reads the groups of a plan, for a data loader's workers.
+    Small images are read together until they fill a batch; the crops of a large one are read together, so that its
+    planes are decoded once, up to a bound.
 
     Args:
-        plan: Where the crops are.
-        groups: What each item holds.
+        plans: Of the same images; at least one.
+        images: Numbers of images, in order.
+        planes_per_batch: Crops of several images are grouped up to this many planes.
+        planes_per_read: Crops of one image are split beyond this many planes.
     """
-
-    def __init__(self, plan: CropPlan, groups: Sequence[Sequence[Piece]]) -> None:
-        self.plan = plan
-        self.groups = groups
-
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> ChannelBatch:
-        """Read one group of crops."""
-        return self.plan.read(self.groups[index])
-
-
-def _starts_of_images(table: pd.DataFrame) -> Ints:
-    """Return the first plane of each image, and the number of planes, (N + 1,)."""
-    name = table["shard"].astype(str) + "/" + table["key"].astype(str)
-    begins = (name != name.shift()).to_numpy()
-    if begins.sum() != name.nunique():
-        raise DataError("the planes of an image are not adjacent in metadata.parquet; ingest the study again.")
-    return np.append(np.flatnonzero(begins), len(table)).astype(np.int64)
+    group: list[Span] = []
+    filled = 0
+    for image in images:
+        channels = plans[0].n_planes(image)
+        counts = [plan.n_crops_of(image) for plan in plans]
+        parts = max(1, *(-(-count // max(1, planes_per_read // channels)) for count in counts))
+        for part in range(parts):
+            cuts = tuple((part * count // parts, (part + 1) * count // parts) for count in counts)
+            size = channels * max(last - first for first, last in cuts)
+            if not size:
+                continue
+            if group and filled + size > planes_per_batch:
+                yield group
+                group, filled = [], 0
+            group.append(Span(image, cuts))
+            filled += size
+    if group:
+        yield group
 
 
-def _check_sizes(table: pd.DataFrame, counts: Ints, heights: Ints, widths: Ints) -> None:
-    """Refuse images whose planes differ in size: a crop would show different places in different channels."""
-    same = (table["geometry.height"].to_numpy() == np.repeat(heights, counts)) & (
-        table["geometry.width"].to_numpy() == np.repeat(widths, counts)
-    )
-    if not same.all():
-        key = table["key"].iloc[int(np.flatnonzero(~same)[0])]
-        raise DataError(f"the planes of image '{key}' differ in size; bring them to one size and ingest again.")
+def check_one_set(plans: Sequence[CropPlan]) -> None:
+    """Check that plans are of the same images.
 
-
-def _image_metadata(first: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Return the columns that belong to an image, under their names in a feature table."""
-    columns: dict[str, Any] = {new: first[old] for old, new in IMAGE_COLUMNS.items()}
-    columns["Metadata_Key"] = first["key"]
-    for label in labels:
-        name = f"{METADATA}{label}"
-        columns[f"{METADATA}Label_{label}" if name in columns else name] = first[label]
-    return pd.DataFrame(columns)
+    Raises:
+        ConfigError: If they are not.
+    """
+    if any(plan.keys != plans[0].keys or plan.channel_types != plans[0].channel_types for plan in plans):
+        raise ConfigError("encoders that share one pass over the pixels need the same images and the same query.")

@@ -28,6 +28,8 @@ class ImageRecord:
             reader scales with them.
         cells: Centres of cells, (N, 2), x then y in pixels, int32; None where nobody looked for cells.
         cell_labels: For each label column one text (or None) per cell.
+        masks: Where the cells are, (H, W), uint16: 0 is background, n + 1 the n-th cell; None where only their centres
+            are known.
         remarks: What reading the image decided, for example a projection; kept in the sample's JSON.
         quality: For each plane what was measured, by name of a quality column of the layout; may lack some.
     """
@@ -41,6 +43,7 @@ class ImageRecord:
     cell_labels: Mapping[str, Sequence[str | None]] | None = None
     remarks: Sequence[str] = ()
     quality: Sequence[Mapping[str, float]] | None = None
+    masks: NDArray[np.uint16] | None = None
 
 
 def checked_rows(image: ImageRecord, study: str) -> list[dict[str, Any]]:
@@ -104,14 +107,14 @@ def _check_columns(rows: list[dict[str, Any]], image: ImageRecord, where: str, s
             if row[column] != value:
                 raise DataError(f"{where}: plane {i} says {column} is {row[column]!r}, but it is {value!r}.")
         for label in labels_of([row]):
-            if label in layout.POSITION_COLUMNS or label in layout.QUALITY_COLUMNS:
+            if label in (*layout.POSITION_COLUMNS, *layout.QUALITY_COLUMNS, *layout.MASK_COLUMNS):
                 raise DataError(f"{where}: '{label}' is a column of the shard set itself; rename the label.")
 
 
 def _check_cells(image: ImageRecord, where: str) -> None:
     if image.cells is None:
-        if image.cell_labels:
-            raise DataError(f"{where} has labels of cells but no cells.")
+        if image.cell_labels or image.masks is not None:
+            raise DataError(f"{where} has {'labels' if image.cell_labels else 'masks'} of cells but no cells.")
         return
     cells = np.asarray(image.cells)
     if cells.ndim != 2 or cells.shape[1] != 2 or cells.dtype.kind not in "iu":
@@ -130,6 +133,18 @@ def _check_cells(image: ImageRecord, where: str) -> None:
             raise DataError(f"{where} has {len(cells)} cells but {len(values)} values of the cell label '{label}'.")
         if label in layout.CELL_COLUMNS:
             raise DataError(f"{where}: '{label}' is a column of the cell table itself; rename the label.")
+    _check_masks(image, where)
+
+
+def _check_masks(image: ImageRecord, where: str) -> None:
+    if image.masks is None:
+        return
+    n_cells, shape = len(image.cells if image.cells is not None else ()), image.planes[0].shape
+    if image.masks.dtype != np.uint16 or image.masks.shape != shape or int(image.masks.max()) > n_cells:
+        raise DataError(
+            f"{where}: its masks are {image.masks.dtype} {image.masks.shape} with numbers up to {image.masks.max()}; "
+            f"they must be uint16 of shape {shape} with numbers up to {n_cells}, one per cell."
+        )
 
 
 def labels_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -231,7 +231,7 @@ class ShardSet:
         """
         schema = self._schema
         for column in columns or ():
-            if column not in schema.names and column not in layout.QUALITY_COLUMNS:
+            if column not in (*schema.names, *layout.QUALITY_COLUMNS, *layout.MASK_COLUMNS):
                 close = ", ".join(nearest(column, schema.names)) or ", ".join(schema.names)
                 raise DataError(f"'{self.root}' has no column '{column}'; nearest: {close}.")
         names = None if columns is None else [column for column in columns if column in schema.names]
@@ -239,7 +239,7 @@ class ShardSet:
         if query is not None and not selected.num_rows:
             used = self._read(layout.METADATA, columns_of(query, schema), None)
             raise DataError(explain_empty(query, used, self.root))
-        return _with_quality(selected, columns)
+        return _with_newer_columns(selected, columns)
 
     def cells(self) -> pa.Table | None:
         """Read the cells of all images: key, shard, cell, x, y and label columns; None if no image has cells."""
@@ -296,11 +296,12 @@ class ShardSet:
                 yield f"'{name}' has {path.stat().st_size} bytes instead of {entry['bytes']}"
 
 
-def _with_quality(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    """Add quality columns that were asked for (all, without `columns`) and that an older set lacks: as nulls."""
-    for name in layout.QUALITY_COLUMNS:
+def _with_newer_columns(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Add columns that were asked for (all, without `columns`) and that an older set lacks: as nulls."""
+    newer = dict.fromkeys(layout.QUALITY_COLUMNS, pa.float64()) | dict.fromkeys(layout.MASK_COLUMNS, pa.int64())
+    for name, kind in newer.items():
         if name not in table.column_names and (columns is None or name in columns):
-            table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
+            table = table.append_column(name, pa.nulls(table.num_rows, kind))
     return table if columns is None else table.select(list(columns))
 
 

@@ -186,6 +186,9 @@ class OpenShard:
             spans = [self._member(f"{key}.c{i:02d}.png", _to_png(image, i)) for i in range(len(rows))]
             self._member(f"{key}.json", _describe(key, image, rows, labels))
             cells = (-1, 0) if image.cells is None else self._member(f"{key}.cells.npy", _to_npy(image.cells))
+            masks = (None, None)
+            if image.masks is not None:
+                masks = self._member(f"{key}.masks.png", png.encode(image.masks))
         common = {
             "key": key,
             "shard": self.path.name,
@@ -194,6 +197,7 @@ class OpenShard:
             "cells_offset": cells[0],
             "cells_nbytes": cells[1],
             "n_cells": 0 if image.cells is None else len(image.cells),
+            **dict(zip(layout.MASK_COLUMNS, masks, strict=True)),
         }
         limits = image.clip_limits or [(float("nan"), float("nan"))] * len(rows)
         for i, row in enumerate(rows):
@@ -220,6 +224,8 @@ class OpenShard:
         for row in rows:
             moved = {name: row[name] + shift for name in ("sample_offset", "plane_offset")}
             moved["cells_offset"] = row["cells_offset"] + shift if row["cells_offset"] >= 0 else -1
+            if row["masks_offset"] is not None:
+                moved["masks_offset"] = row["masks_offset"] + shift
             self._planes.append(row | moved | {"shard": self.path.name})
         if cells is not None:
             place = cells.schema.get_field_index("shard")

@@ -197,7 +197,9 @@ def picture(source: "Source", image_id: str) -> str:
 
     from morphem.report.colours import channels_to_mix, colours_of, mix
 
-    image = prepare(replace(source.load(image_id), cells=None, cell_labels=None), Preparation(quality=False))
+    image = prepare(
+        replace(source.load(image_id), cells=None, cell_labels=None, masks=None), Preparation(quality=False)
+    )
     kinds = [str(row["imaging.channel_type"]) for row in image.rows]
     colours, mixed = colours_of(kinds), channels_to_mix(kinds)
     height, width = image.planes[0].shape

@@ -92,6 +92,8 @@ def _with_cells(image: ImageRecord, finder: CellFinder) -> ImageRecord:
     found = finder.find(image)
     if found is None:
         told = finder.without_cells(image)
-        return replace(image, cells=None, cell_labels=None, remarks=[*image.remarks, *([told] if told else [])])
+        return replace(
+            image, cells=None, cell_labels=None, masks=None, remarks=[*image.remarks, *([told] if told else [])]
+        )
     remarks = [*image.remarks, *([found.remark] if found.remark else [])]
-    return replace(image, cells=found.centres, cell_labels=found.labels, remarks=remarks)
+    return replace(image, cells=found.centres, cell_labels=found.labels, masks=found.objects, remarks=remarks)

@@ -154,6 +154,7 @@ class TableSource(Source):
             rows=full,
             channel_names=[row["channel_name"] for row in rows],
             cells=cells.centres if cells else None,
+            masks=cells.objects if cells else None,
             cell_labels=cells.labels if cells else None,
             remarks=said,
         )

@@ -3,9 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from morphem.data.plan import CropPlan, CropRule, Piece
+from morphem.data.crops import CropRule
+from morphem.data.plan import CropPlan, Span, spans
+from morphem.data.reading import CropReader
 from morphem.data.shards import ShardSet
 from morphem.errors import ConfigError, DataError
+from morphem.types import ChannelBatch
 from tests import small_shards
 
 NO_CELLS = np.zeros((0, 2), np.int64)
@@ -13,6 +16,12 @@ NO_CELLS = np.zeros((0, 2), np.int64)
 
 def _plan(root: str, rule: CropRule, query: str | None = None) -> CropPlan:
     return CropPlan(ShardSet(root), rule, query)
+
+
+def _read(plan: CropPlan, image: int, first: int, last: int) -> ChannelBatch:
+    batch = CropReader([plan], [[Span(image, ((first, last),))]])[0].batches[0]
+    assert batch is not None
+    return batch
 
 
 @pytest.mark.parametrize("size", [(40, 48), (16, 16), (33, 17), (100, 16)])
@@ -79,7 +88,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_pixels_of_a_crop_are_those_of_the_image(root: str) -> None:
     plan = _plan(root, CropRule("tile", tile_size_px=16))
     record = small_shards.image("i2", size=(70, 33))
-    batch = plan.read([Piece(2, 3, 5)])
+    batch = _read(plan, 2, 3, 5)
     starts, expected = batch.starts().tolist(), []
     for y, x, h, w in plan.boxes(2)[3:5]:
         expected += [plane[y : y + h, x : x + w] for plane in record.planes]
@@ -89,8 +98,8 @@ def test_the_pixels_of_a_crop_are_those_of_the_image(root: str) -> None:
 
 def test_rows_are_numbered_over_all_images_in_shard_order(root: str) -> None:
     plan = _plan(root, CropRule("tile", tile_size_px=16))
-    groups = list(plan.pieces(range(plan.n_images), 12, 60))
-    rows = [row for group in groups for row in plan.read(group).rows.tolist()]
+    reader = CropReader([plan], list(spans([plan], range(plan.n_images), 12, 60)))
+    rows = [row for i in range(len(reader)) for row in reader[i].batches[0].rows.tolist()]
     assert rows == list(range(plan.n_crops))
     assert plan.keys == [f"study--i{k}" for k in range(5)]
 
@@ -99,8 +108,8 @@ def test_rows_are_numbered_over_all_images_in_shard_order(root: str) -> None:
 def test_reads_are_bounded_and_lose_no_crop(root: str, limit: int) -> None:
     plan = _plan(root, CropRule("tile", tile_size_px=16))
     sizes = [
-        sum((piece.last - piece.first) * plan.n_planes(piece.image) for piece in group)
-        for group in plan.pieces(range(plan.n_images), limit, 2 * limit)
+        sum((span.crops[0][1] - span.crops[0][0]) * plan.n_planes(span.image) for span in group)
+        for group in spans([plan], range(plan.n_images), limit, 2 * limit)
     ]
     assert max(sizes) <= max(2 * limit, 3)
     assert sum(sizes) == 3 * plan.n_crops
@@ -108,8 +117,8 @@ def test_reads_are_bounded_and_lose_no_crop(root: str, limit: int) -> None:
 
 def test_seeds_depend_on_key_and_place_alone(root: str) -> None:
     coarse, fine = _plan(root, CropRule("image")), _plan(root, CropRule("image"), "experiment.well == 'A02'")
-    whole = dict(zip(coarse.keys, (coarse.read([Piece(i, 0, 1)]).seeds.item() for i in range(5)), strict=True))
-    assert fine.read([Piece(0, 0, 1)]).seeds.item() == whole[fine.keys[0]]
+    whole = dict(zip(coarse.keys, (_read(coarse, i, 0, 1).seeds.item() for i in range(5)), strict=True))
+    assert _read(fine, 0, 0, 1).seeds.item() == whole[fine.keys[0]]
     assert len(set(whole.values())) == 5
 
 

@@ -10,10 +10,12 @@ import torch
 
 from morphem.data import layout
 from morphem.data.commit import finish_set
+from morphem.data.crops import CropRule
 from morphem.data.index import open_index
 from morphem.data.order import StudyBalance
-from morphem.data.plan import CropPlan, CropRule
+from morphem.data.plan import CropPlan, spans
 from morphem.data.png import decode
+from morphem.data.reading import CropReader
 from morphem.data.record import ImageRecord, checked_rows
 from morphem.data.sampling import Scales
 from morphem.data.shards import ShardSet, ShardWriter
@@ -62,8 +64,8 @@ def test_embedding_reads_the_same_levels_from_16_bit_as_from_8_bit(roots: dict[i
     planes = []
     for root in roots.values():
         plan = CropPlan(ShardSet(root), CropRule("tile", tile_size_px=32))
-        (pieces,) = plan.pieces(range(plan.n_images), 1000, 1000)
-        planes.append(plan.read(pieces).planes)
+        (read,) = CropReader([plan], list(spans([plan], range(plan.n_images), 1000, 1000)))
+        planes.append(read.batches[0].planes)
     assert torch.equal(*planes)
     assert planes[0].unique().numel() > 200
 
