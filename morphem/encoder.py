@@ -5,6 +5,7 @@ The weights own their preprocessing: what normalises and resizes the pixels is p
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,17 +19,21 @@ from torch import Tensor, nn
 from morphem import features, weights
 from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.channels.base import ChannelStrategy
+from morphem.domains import Domain, Stated, to_domain
 from morphem.engine import engine
 from morphem.errors import ConfigError, DataError, WeightsError
 from morphem.features import COMBINES, Combine, FeatureTable
+from morphem.geometry import Fit, Geometry
 from morphem.normalizers import Normalizer, SelfNormalize
-from morphem.pixels import Planes, image_batch, not_8_bit, resolve_channels, select_images, split_images
-from morphem.resample import resample
+from morphem.pieces import Pieces, cut, mean_rows
+from morphem.pixels import Planes, resolve_channels, select_images, split_images
+from morphem.recipe import Recipe
 from morphem.spec import Configurable, from_spec, to_spec
 from morphem.types import ChannelBatch
 
 FORMAT_VERSION = 1
 _CHUNK_PLANES = 64
+_SHORTEST = 1e-12  # a row that is not scaled to length 1: it is zero
 
 
 @contextmanager
@@ -49,10 +54,16 @@ class Encoder(nn.Module, Configurable):
 
     Args:
         channels: How planes become embeddings; holds the backbone.
-        normalizer: What the weights expect to be done to 8-bit pixels.
-        input_size_px: Every plane is resized to this height and width after it was normalised, as MorphEm's authors
-            do; None leaves planes as they are (their sides must then suit the backbone).
-        interpolation: Of the resize, antialiased where it shrinks. MorphEm's authors use `bilinear`.
+        normalizer: What the weights expect to be done to pixels before they are resized; declares the input domain.
+        input_size_px: Every plane becomes a square of this side after it was normalised, as MorphEm's authors do; None
+            leaves planes as they are (their sides must then suit the backbone).
+        interpolation: Of the resize. MorphEm's authors use `bilinear`.
+        antialias: Whether to widen the filter where the resize shrinks.
+        fit: How planes become squares: `stretch` (resize), `centre_crop`, `pad` or `pad_and_stretch`; see
+            `morphem.geometry.Geometry`.
+        shorter_side_px: With `centre_crop`: resize the shorter side to this first.
+        after_resize: What is done to pixels after they were resized: what the network itself sees is normalised.
+        recipe: How an image is cut and how its pieces become a row; the whole image where not given.
 
     Attributes:
         embed_dim: D.
@@ -60,7 +71,7 @@ class Encoder(nn.Module, Configurable):
         origin: Where the weights came from: `model`, `revision`; empty for an encoder that was just built.
 
     Raises:
-        ConfigError: If `input_size_px` is below 1 or `interpolation` is unknown.
+        ConfigError: If a setting is out of range or has no effect.
     """
 
     def __init__(
@@ -69,19 +80,34 @@ class Encoder(nn.Module, Configurable):
         normalizer: Normalizer,
         input_size_px: int | None = 224,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        antialias: bool = True,
+        fit: Fit = "stretch",
+        shorter_side_px: int | None = None,
+        after_resize: Normalizer | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
-        if input_size_px is not None and input_size_px < 1:
-            raise ConfigError(f"encoder: input_size_px={input_size_px} must be at least 1, or null for no resize.")
+        self.geometry = (
+            None if input_size_px is None else Geometry(input_size_px, fit, shorter_side_px, interpolation, antialias)
+        )
+        if input_size_px is None and (fit != "stretch" or shorter_side_px is not None or not antialias):
+            raise ConfigError("encoder: fit, shorter_side_px and antialias have no effect without input_size_px.")
         if interpolation not in ("bilinear", "bicubic"):
             raise ConfigError(f"encoder: interpolation='{interpolation}' must be 'bilinear' or 'bicubic'.")
         self.channels = channels
         self.normalizer = normalizer
         self.input_size_px = input_size_px
         self.interpolation = interpolation
+        self.after_resize = after_resize
+        self.recipe = recipe or Recipe()
         self.embed_dim: int = channels.embed_dim
         self.card: dict[str, Any] = {}
         self.origin: dict[str, str] = {}
+
+    @property
+    def input_domain(self) -> Domain:
+        """Pixels that the weights were made for: `uint8`, `uint16`, `unit` (floats from 0 to 1) or `any`."""
+        return self.normalizer.input_domain
 
     @property
     def per_channel(self) -> bool:
@@ -97,46 +123,50 @@ class Encoder(nn.Module, Configurable):
         """Embed a dense, normalised batch (what a method calls on views): (P, D) or (N, D)."""
         return self.channels(batch)  # type: ignore[no-any-return]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that pixels are normalised in: float64 where the weights are, else float32."""
+        first = next((tensor.dtype for tensor in self.parameters()), torch.float32)
+        return torch.float64 if first == torch.float64 else torch.float32
+
     def features(self, batch: ChannelBatch) -> Tensor:
-        """Embed a ragged batch of 8-bit pixels: normalise, resize, embed, in evaluation mode and without gradients.
+        """Embed a ragged batch of pixels: normalise, resize, embed, in evaluation mode and without gradients.
+
+        Every image of the batch is one piece; `embed` follows the recipe.
 
         Args:
-            batch: Ragged, uint8, on the encoder's device; planes of one image have one size.
+            batch: Ragged, of the type of the input domain, on the encoder's device; planes of one image have one size.
 
         Returns:
-            (P, D) or (N, D), float32; no row depends on the other images of the batch.
+            (P, D) or (N, D), float32 (float64 where the weights are); no row depends on the other images of the batch.
 
         Raises:
-            DataError: If pixels are not 8-bit, planes of an image differ in size, or a size does not suit the backbone.
+            DataError: If pixels are of another type, NaN or infinite, planes of an image differ in size, or a size does
+                not suit the backbone.
         """
         if not batch.ragged:
-            raise DataError("features() takes ragged 8-bit batches; normalised, dense ones go to forward().")
-        if batch.planes.dtype != torch.uint8:
-            raise DataError(not_8_bit(str(batch.planes.dtype)))
+            raise DataError("features() takes ragged batches of pixels; normalised, dense ones go to forward().")
         with evaluating(self):
             with torch.autocast(batch.planes.device.type, enabled=False):
-                normalised = self.normalizer(batch)
-            result = torch.empty(
-                batch.n_planes if self.per_channel else batch.n_images, self.embed_dim, device=batch.planes.device
-            )
+                normalised = self.normalizer(batch, self.dtype)
+            n_rows = batch.n_planes if self.per_channel else batch.n_images
+            result = torch.empty(n_rows, self.embed_dim, device=batch.planes.device, dtype=self.dtype)
             for rows, dense in self._dense(normalised):
-                result[rows] = self(dense).float()
+                result[rows] = self(dense).to(self.dtype)
             return result
 
     def _dense(self, batch: ChannelBatch) -> Iterator[tuple[Tensor | slice, ChannelBatch]]:
         """Yield normalised batches of planes of one size, each with the rows of the result that it fills."""
-        sizes = sorted({(height, width) for height, width in batch.sizes.tolist()})
-        side = self.input_size_px
-        if side is not None:
-            whole = torch.cat([torch.zeros_like(batch.sizes), batch.sizes], dim=1)
+        if self.geometry is not None:
+            side = self.geometry.size_px
             with torch.autocast(batch.planes.device.type, enabled=False):
-                planes = (
-                    batch.planes.reshape(-1, 1, side, side)
-                    if sizes == [(side, side)]
-                    else resample(batch, whole, (side, side), interpolation=self.interpolation)
-                )
-            yield slice(None), batch._replace(planes=planes, sizes=torch.full_like(batch.sizes, side))
-        elif len(sizes) == 1:
+                squares = self.geometry(batch)
+            batch = batch._replace(planes=squares.reshape(-1), sizes=torch.full_like(batch.sizes, side))
+        if self.after_resize is not None:
+            with torch.autocast(batch.planes.device.type, enabled=False):
+                batch = self.after_resize.apply_to(batch._replace(planes=batch.planes.clone()))
+        sizes = sorted({(height, width) for height, width in batch.sizes.tolist()})
+        if len(sizes) == 1:
             yield slice(None), batch._replace(planes=batch.planes.reshape(-1, 1, *sizes[0]))
         else:
             yield from self._by_size(batch, sizes)
@@ -160,44 +190,61 @@ class Encoder(nn.Module, Configurable):
         *,
         combine: Combine = "concat",
         key: str | Sequence[str] = "",
+        pixels: Stated | None = None,
+        recipe: Recipe | None = None,
     ) -> FeatureTable:
-        """Embed images that have the same channels.
+        """Embed images that have the same channels, cut as the encoder's authors do.
 
         Args:
-            planes: One image (C, H, W), images (N, C, H, W), or a list of images (C, H, W) of any sizes; uint8.
+            planes: One image (C, H, W), images (N, C, H, W), or a list of images (C, H, W) of any sizes; of the type of
+                the input domain, unless `pixels` says what they are.
             channels: What each of the C planes shows, by name or alias; their order does not matter.
             combine: `concat` gives C * D columns, `mean` D columns, `none` a row per channel. An encoder that gives
                 one embedding per image takes `concat` only.
             key: Name of the image, or of each; seeds the saturation noise, where the normaliser has it.
+            pixels: What the pixels are, where they are not of the input domain: `uint8`, `uint16`, `unit` or a number
+                (0 to which they span; the full range becomes the domain's), or `percentiles` (every plane is clipped at
+                its 0.1 and 99.9 percentiles and stretched, as `morphem ingest` does).
+            recipe: How to cut the images, in place of the encoder's own; `Recipe()` takes them whole.
 
         Returns:
             One row per image (per channel plane with `none`), with columns in alphabetical order of the channels.
 
         Raises:
             ChannelError: If a channel is unknown or repeated, or there are not as many as planes.
-            DataError: If the pixels are not 8-bit or have another number of axes.
+            DataError: If the pixels are of another domain, NaN or infinite, or have another number of axes.
         """
         check_combine(self, combine)
         images = split_images(planes)
-        names = resolve_channels(channels, images)
+        names = resolve_channels(channels, images, self.channels.resolve)
+        images = to_domain(images, self.input_domain, pixels)
         keys = [key] * len(images) if isinstance(key, str) else list(key)
         if len(keys) != len(images):
             raise ConfigError(f"{len(images)} images need one key, or {len(images)} of them, not {len(keys)}.")
-        per_chunk = max(1, _CHUNK_PLANES // len(names))
-        side = self.input_size_px or max(max(image.shape[1:]) for image in images)
-        with evaluating(self), engine(self.features, self.device, side) as network:
-            parts = [
-                network(image_batch(images[i : i + per_chunk], names, keys[i : i + per_chunk]).to(self.device)).cpu()
-                for i in range(0, len(images), per_chunk)
-            ]
-        values, columns, dictionary = table_columns(self, torch.cat(parts).numpy(), [names] * len(images), combine)
+        recipe = recipe or self.recipe
+        pieces = cut(images, names, keys, recipe)
+        raw = mean_rows(self._embed_pieces(pieces, names), pieces, len(names) if self.per_channel else 1)
+        values, columns, dictionary = table_columns(
+            self, raw.numpy(), [names] * len(images), combine, recipe.unit_length
+        )
         metadata = pd.DataFrame(
             {"Metadata_Key": [name or str(i) for i, name in enumerate(keys)], "Metadata_Unit": "image"}
         )
+        if not recipe.whole_image:
+            metadata["Metadata_Tiles"] = pieces.counts
         if combine == "none":
             metadata = metadata.loc[metadata.index.repeat(len(names))].reset_index(drop=True)
             metadata["Metadata_Channel"] = sorted(names) * len(images)
-        return FeatureTable(values, metadata, columns, dictionary, {**self.provenance(), "combine": combine})
+        provenance = {**self.provenance(), "combine": combine, "pixels": pixels, "recipe": asdict(recipe)}
+        return FeatureTable(values, metadata, columns, dictionary, provenance)
+
+    def _embed_pieces(self, pieces: Pieces, names: Sequence[str]) -> Tensor:
+        """Return what `features` gives for all pieces, on the CPU."""
+        per_chunk = max(1, _CHUNK_PLANES // len(names))
+        side = self.input_size_px or max(max(crop.shape[1:]) for crop in pieces.crops)
+        with evaluating(self), engine(self.features, self.device, side) as network:
+            parts = [network(batch.to(self.device)).cpu() for batch in pieces.batches(names, per_chunk)]
+        return torch.cat(parts)
 
     def provenance(self) -> dict[str, Any]:
         """Return what a feature table says about its encoder: model, revision, hash of the weights, spec, version."""
@@ -315,7 +362,11 @@ def check_combine(encoder: Encoder, combine: str) -> None:
 
 
 def table_columns(
-    encoder: Encoder, values: NDArray[np.float32], channel_types: Sequence[Sequence[str]], combine: Combine
+    encoder: Encoder,
+    values: NDArray[np.float32],
+    channel_types: Sequence[Sequence[str]],
+    combine: Combine,
+    unit_length: bool | None = None,
 ) -> tuple[NDArray[np.float32], tuple[str, ...], tuple[dict[str, Any], ...]]:
     """Turn what `Encoder.features` gives into the rows of a table, their column names and the dictionary.
 
@@ -324,7 +375,14 @@ def table_columns(
         values: (P, D) or (N, D).
         channel_types: For each of N images the type of each plane, in panel order.
         combine: See `Encoder.embed`.
+        unit_length: Whether to scale rows to length 1; as the encoder's recipe says where not given.
     """
-    if not encoder.per_channel:
-        return values, *features.feature_columns(["image"], encoder.embed_dim, "image")
-    return features.combine_channels(values, [features.channel_labels(image) for image in channel_types], combine)
+    if encoder.per_channel:
+        labels = [features.channel_labels(image) for image in channel_types]
+        values, columns, dictionary = features.combine_channels(values, labels, combine)
+    else:
+        columns, dictionary = features.feature_columns(["image"], encoder.embed_dim, "image")
+    if encoder.recipe.unit_length if unit_length is None else unit_length:
+        lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        values = values / np.maximum(lengths, _SHORTEST)
+    return values, columns, dictionary

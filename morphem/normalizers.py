@@ -1,7 +1,8 @@
 """What an encoder does to pixels before its network sees them; saved with its weights.
 
-A normaliser works on one channel plane at a time: normalised = (pixel - shift) * scale. `prepare` makes float pixels
-out of bytes (with the published saturation noise, where wanted), `affine` finds shift and scale, `forward` does both.
+Every normaliser gives a plane as (pixel - shift) * scale. `prepare` makes float pixels of what an image holds (with the
+published saturation noise, where wanted), `affine` finds shift and scale, `forward` does both. More of them, and how to
+chain them, stand in `morphem.pixel_steps`.
 
 Source: CaicedoLab/CHAMMI-75 at b84a4ec (saturation noise and self-normalisation, of training and of the released
 encoder); Bayer-Group/CellPaintSSL (statistics of a data set).
@@ -13,12 +14,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from morphem.domains import Domain, check_finite, check_type
 from morphem.errors import ChannelError, ConfigError, DataError, unknown_name
 from morphem.rng import mix, mix_tensor
 from morphem.spec import Configurable
@@ -32,45 +34,66 @@ _BLOCK_PIXELS = 1 << 17
 
 
 class Normalizer(nn.Module, Configurable, ABC):
-    """Base of all input normalisers: bytes in, normalised planes out, one plane at a time."""
+    """Base of all input normalisers: pixels of the input domain in, normalised planes out.
+
+    Attributes:
+        input_domain: Pixels that it was made for: `uint8`, `uint16`, `unit` (floats from 0 to 1) or `any`.
+    """
+
+    input_domain: Domain = "uint8"
+    joint: ClassVar[bool] = False
+    """Whether the planes of an image have a say in each other's shift and scale."""
 
     def prepare(self, batch: ChannelBatch) -> ChannelBatch:
-        """Make float pixels of bytes; the place of whatever must see the raw values.
+        """Make float pixels; the place of whatever must see the raw values.
 
         Args:
-            batch: Ragged, uint8.
+            batch: Ragged, pixels of the input domain.
 
         Returns:
-            Ragged, float32, values in [0, 255]; the pixels are a new tensor.
+            Ragged, float32 (float64 where the pixels were), values as they were; the pixels are a new tensor.
 
         Raises:
-            DataError: If the batch is not ragged or not uint8.
+            DataError: If the batch is not ragged, of another type, or has NaN or infinite pixels.
         """
-        check_bytes(batch)
-        return batch._replace(planes=batch.planes.float())
+        check_pixels(batch, self.input_domain)
+        wide = batch.planes.dtype == torch.float64
+        return batch._replace(planes=batch.planes.to(torch.float64 if wide else torch.float32, copy=True))
 
     @abstractmethod
     def affine(self, batch: ChannelBatch) -> tuple[Tensor, Tensor]:
         """Find shift and scale of every plane.
 
         Args:
-            batch: Prepared pixels in [0, 255], float32, ragged or dense.
+            batch: Prepared pixels in the units of the input domain, float, ragged or dense.
 
         Returns:
-            Shift in grey levels and scale per grey level, each (P,), float32, on the device of the pixels.
+            Shift in grey levels and scale per grey level, each (P,), of the type and on the device of the pixels.
         """
 
-    def forward(self, batch: ChannelBatch) -> ChannelBatch:
+    def forward(self, batch: ChannelBatch, dtype: torch.dtype = torch.float32) -> ChannelBatch:
         """Prepare and normalise a batch.
 
         Args:
-            batch: Ragged, uint8.
+            batch: Ragged, pixels of the input domain.
+            dtype: float32, or float64 for networks in double precision.
 
         Returns:
-            Ragged, float32.
+            Ragged, of that type.
+
+        Raises:
+            DataError: As `prepare`.
         """
         prepared = self.prepare(batch)
-        return normalize_pixels(prepared, *self.affine(prepared), in_place=True)
+        return self.apply_to(prepared._replace(planes=prepared.planes.to(dtype)))
+
+    def apply_to(self, batch: ChannelBatch) -> ChannelBatch:
+        """Normalise float pixels, in place.
+
+        Args:
+            batch: Prepared pixels, ragged, float.
+        """
+        return normalize_pixels(batch, *self.affine(batch), in_place=True)
 
     def normalize_views(self, planes: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Normalise dense planes, (..., P, 1, H, W), with the shift and scale of their crops, each (P,)."""
@@ -129,7 +152,8 @@ class SelfNormalize(Normalizer):
     def affine(self, batch: ChannelBatch) -> tuple[Tensor, Tensor]:
         """Find mean and 1 / sqrt(population variance + eps) of every plane, each (P,)."""
         mean, variance = plane_moments(batch)
-        return mean.float(), (variance + self.eps * self.divide_by**2).rsqrt().float()
+        scale = (variance + self.eps * self.divide_by**2).rsqrt()
+        return mean.to(batch.planes.dtype), scale.to(batch.planes.dtype)
 
 
 class DatasetNormalize(Normalizer):
@@ -166,7 +190,8 @@ class DatasetNormalize(Normalizer):
         """
         mean = [self.divide_by * _by_name(self.mean, name) for name in batch.channel_types]
         scale = [1.0 / (self.divide_by * _by_name(self.std, name)) for name in batch.channel_types]
-        both = torch.tensor([mean, scale]).to(batch.planes.device, non_blocking=True)
+        both = torch.tensor([mean, scale], dtype=torch.float64).to(batch.planes.dtype)
+        both = both.to(batch.planes.device, non_blocking=True)
         return both[0], both[1]
 
     @classmethod
@@ -175,8 +200,8 @@ class DatasetNormalize(Normalizer):
         return cls(mean=0.5, std=0.25)
 
 
-def check_bytes(batch: ChannelBatch) -> None:
-    """Refuse a batch that is not ragged uint8.
+def check_pixels(batch: ChannelBatch, domain: Domain) -> None:
+    """Refuse a batch that is not ragged, or whose pixels are of another domain or not finite.
 
     Raises:
         DataError: With what the batch holds instead, and the remedy.
@@ -186,11 +211,17 @@ def check_bytes(batch: ChannelBatch) -> None:
             f"the normaliser takes ragged planes, but these are dense, {tuple(batch.planes.shape)}; "
             "make the batch with ChannelBatch.from_planes."
         )
-    if batch.planes.dtype != torch.uint8:
-        raise DataError(
-            f"planes are {str(batch.planes.dtype).removeprefix('torch.')}, but this encoder was made for uint8 in "
-            "0 to 255; clip each plane to its 0.1 and 99.9 percentiles, scale to 0..255 and convert to uint8."
-        )
+    check_type(batch.planes.dtype, domain)
+    check_finite(batch.planes)
+
+
+def check_bytes(batch: ChannelBatch) -> None:
+    """Refuse a batch that is not ragged uint8, as the loader gives it.
+
+    Raises:
+        DataError: With what the batch holds instead, and the remedy.
+    """
+    check_pixels(batch, "uint8")
 
 
 def plane_seeds(batch: ChannelBatch) -> Tensor:

@@ -1,6 +1,7 @@
-"""Pixels that a user hands in: checked, and made into a batch."""
+"""Pixels that a user hands in: split into images, and made into a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from morphem.errors import ChannelError, DataError
 from morphem.rng import mix
 from morphem.types import ChannelBatch
 
-Planes = NDArray[np.uint8] | Tensor
+Planes = NDArray[Any] | Tensor
 
 
 def crop_seed(key: str, box: tuple[int, int, int, int]) -> int:
@@ -26,21 +27,18 @@ def crop_seed(key: str, box: tuple[int, int, int, int]) -> int:
 
 
 def split_images(planes: Planes | Sequence[Planes]) -> list[Tensor]:
-    """Split what `embed` was given into images, each (C, H, W), uint8.
+    """Split what `embed` was given into images, each (C, H, W), of the type that they have.
 
     Args:
         planes: One image (C, H, W), images (N, C, H, W), or a list of images (C, H, W).
 
     Raises:
-        DataError: If the pixels are not 8-bit, there are none, or an image has another number of axes.
+        DataError: If there are no pixels, or an image has another number of axes.
     """
     arrays: list[Planes] = list(planes) if isinstance(planes, Sequence) else [planes]
     images: list[Tensor] = []
     for array in arrays:
-        if str(array.dtype).removeprefix("torch.") != "uint8":
-            raise DataError(not_8_bit(str(array.dtype)))
-        # torch takes neither flipped nor read-only arrays as they are; others are not copied
-        tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        tensor = _tensor(array)
         if tensor.ndim == 4 and len(arrays) == 1:
             images.extend(tensor)
         elif tensor.ndim == 3:
@@ -55,27 +53,36 @@ def split_images(planes: Planes | Sequence[Planes]) -> list[Tensor]:
     return images
 
 
-def not_8_bit(dtype: str) -> str:
-    """Return the sentence for pixels of another type than uint8."""
-    return (
-        f"the encoder expects 8-bit pixels (uint8), not {dtype.removeprefix('torch.')}; scale them to 0 to 255 first, "
-        "plane by plane (`morphem ingest` clips at the 0.1 and 99.9 percentiles)."
-    )
+def _tensor(array: object) -> Tensor:
+    """Return an array as a tensor; it is copied only where torch takes it in no other way."""
+    if isinstance(array, Tensor):
+        return array
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
+        kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+        raise DataError(f"an image is an array of numbers or a tensor, not {kind}.")
+    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+        array = array.astype(np.float32)
+    native = array.dtype.newbyteorder("=")
+    # torch takes neither flipped nor read-only arrays, nor those of another byte order
+    return torch.from_numpy(np.require(array, native, requirements=["C", "W"]))
 
 
-def resolve_channels(channels: Sequence[str], images: Sequence[Tensor]) -> list[str]:
+def resolve_channels(
+    channels: Sequence[str | int], images: Sequence[Tensor], resolve: Callable[[Any], str] = resolve_channel
+) -> list[str]:
     """Return the canonical names of channels.
 
     Args:
-        channels: Names or aliases.
+        channels: Names or aliases, or what else `resolve` takes.
         images: Images that shall have these channels, each (C, H, W).
+        resolve: Gives the canonical name of one; what an encoder knows, see `ChannelStrategy.resolve`.
 
     Raises:
         ChannelError: If a name is unknown or repeated, or an image has another number of planes.
     """
     if isinstance(channels, str):
         raise ChannelError(f"channels must be a list of names, not the one string '{channels}'.")
-    names = [resolve_channel(channel) for channel in channels]
+    names = [resolve(channel) for channel in channels]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ChannelError(
@@ -86,24 +93,6 @@ def resolve_channels(channels: Sequence[str], images: Sequence[Tensor]) -> list[
     if wrong is not None:
         raise ChannelError(f"{len(names)} channels ({', '.join(names)}) are named for an image of {len(wrong)} planes.")
     return names
-
-
-def image_batch(images: Sequence[Tensor], names: Sequence[str], keys: Sequence[str]) -> ChannelBatch:
-    """Collate images (C, H, W) of the same channels into a ragged batch.
-
-    Args:
-        images: N images, uint8.
-        names: Their C channel types.
-        keys: N names, which seed the noise of each image.
-    """
-    boxes = [(0, 0, int(image.shape[1]), int(image.shape[2])) for image in images]
-    return ChannelBatch.from_planes(
-        [list(image) for image in images],
-        [names] * len(images),
-        keys=keys,
-        seeds=[crop_seed(key, box) for key, box in zip(keys, boxes, strict=True)],
-        boxes=boxes,
-    )
 
 
 def select_images(batch: ChannelBatch, images: Tensor, planes: Tensor, size: Sequence[int]) -> ChannelBatch:

@@ -34,7 +34,7 @@ class Taps(NamedTuple):
 
     Attributes:
         source: Row of the table, (..., out, K), int32 or int64.
-        weight: Its weight, float32, of the same shape; the weights of one row of the result sum to 1.
+        weight: Its weight, of the same shape; the weights of one row of the result sum to 1.
     """
 
     source: Tensor
@@ -75,7 +75,8 @@ def resample(
     """Crop, resize, flip and turn the planes of a batch.
 
     Args:
-        batch: Ragged, uint8 or float. On an accelerator, keep `sizes` on the CPU if nothing shall wait for the device.
+        batch: Ragged, uint8, uint16 or float. On an accelerator, keep `sizes` on the CPU if nothing shall wait for the
+            device.
         boxes: What to cut: y, x, height, width in pixels of the plane, (P, 4) or, for V views of each plane,
             (V, P, 4), int64; inside the plane. On an accelerator, keep it on the CPU too.
         size_px: Height and width of the result in pixels.
@@ -88,7 +89,7 @@ def resample(
         out: Where to write the result; strides are free.
 
     Returns:
-        (P, 1, h, w) or (V, P, 1, h, w), float32, on the device of the pixels.
+        (P, 1, h, w) or (V, P, 1, h, w), on the device of the pixels, float64 where they are, else float32.
 
     Raises:
         ValueError: If the batch is dense, a box is empty or leaves its plane, or turns meet a rectangle.
@@ -99,7 +100,11 @@ def resample(
     flips, transposed = _orientation(views.shape[:2], flip_x, flip_y, quarter_turns)
     sizes = batch.sizes.cpu()
     _check_inside(views, sizes, batch.channel_types)
-    result = out if out is not None else torch.empty(*boxes.shape[:-1], 1, *size_px, device=device)
+    result = (
+        out
+        if out is not None
+        else torch.empty(*boxes.shape[:-1], 1, *size_px, device=device, dtype=working_type(batch.planes))
+    )
     target = result if boxes.ndim == 3 else result[None]  # (V, P, 1, h, w)
     for part in _parts(views, flips, size_px, device):
         if device.type == "cpu":
@@ -112,16 +117,21 @@ def resample(
     return result
 
 
+def working_type(pixels: Tensor) -> torch.dtype:
+    """Return the type that pixels are resampled in."""
+    return torch.float64 if pixels.dtype == torch.float64 else torch.float32
+
+
 def separable(tables: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """Filter images along y, then along x.
 
     Args:
-        tables: Images, (n, H, W), float32.
+        tables: Images, (n, H, W), float32 or float64, as the weights are.
         rows: Taps along y for V results of each image, (n, V, h, K); they count the n * H rows of all images.
         columns: Taps along x, (n, V, w, K); they count the n * V * W columns of all results of the first pass.
 
     Returns:
-        (n, V, h, w), float32; x before y in memory.
+        (n, V, h, w); x before y in memory.
     """
     count, views, height = rows.source.shape[:3]
     width = columns.source.shape[2]
@@ -144,6 +154,7 @@ def axis_taps(
     interpolation: Interpolation = "bicubic",
     antialias: bool = True,
     device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Taps:
     """Compute the taps that resize intervals of one axis.
 
@@ -155,6 +166,7 @@ def axis_taps(
         interpolation: `bicubic` or `bilinear`.
         antialias: Widen the filter by length / out_px where that is above 1.
         device: Where to compute the taps.
+        dtype: Of the weights.
 
     Returns:
         Taps of shape (..., out_px, K), with K as large as the longest interval needs.
@@ -173,7 +185,7 @@ def axis_taps(
         low = (center - 0.5).floor().long() - (half - 1)
     offset = torch.arange(count, device=device)
     distance = ((low + 0.5 - center) / stretch)[..., None] + (offset / stretch)[..., None, :]
-    weight = _kernel(distance.float(), interpolation, -0.5 if antialias else -0.75)  # (..., out, K)
+    weight = _kernel(distance.to(dtype), interpolation, -0.5 if antialias else -0.75)  # (..., out, K)
     if not antialias:  # what lies outside repeats the edge
         index = torch.minimum((low[..., None] + offset).clamp_(min=0), length[..., None] - 1) + start[..., None]
         return Taps(index, weight)
@@ -196,7 +208,7 @@ def _kernel(distance: Tensor, interpolation: Interpolation, a: float) -> Tensor:
 
 
 def _taps(
-    part: _Part, start: Tensor, size_px: torch.Size, interpolation: Interpolation, antialias: bool, device: torch.device
+    part: _Part, start: Tensor, size_px: torch.Size, interpolation: Interpolation, antialias: bool, pixels: Tensor
 ) -> tuple[Taps, Taps]:
     """Taps along y and along x, with the first rows of the boxes in their tables, (n, V, 2)."""
     rows, columns = (
@@ -207,7 +219,8 @@ def _taps(
             part.flips[..., axis],
             interpolation=interpolation,
             antialias=antialias,
-            device=device,
+            device=pixels.device,
+            dtype=working_type(pixels),
         )
         for axis in (0, 1)
     )
@@ -220,14 +233,14 @@ def _resample_one_by_one(
     """Resample planes one after the other, each from a table that fits the cache, into `target` (V, P, 1, h, w)."""
     start = part.boxes[..., :2] - part.origin[:, None]  # (n, V, 2)
     start[..., 1] += torch.arange(len(target)) * part.extent[:, 1:]
-    rows, columns = _taps(part, start, target.shape[3:], interpolation, antialias, batch.planes.device)
+    rows, columns = _taps(part, start, target.shape[3:], interpolation, antialias, batch.planes)
     areas = sizes.prod(1)
     begin, count = int(areas[: part.first].sum()), len(start)
     areas = areas[part.first : part.first + count]
     planes = torch.split(batch.planes[begin : begin + int(areas.sum())], areas.tolist())
     windows = torch.cat([sizes[part.first : part.first + count], part.origin, part.extent], dim=1).tolist()
     for i, (plane, (height, width, y, x, h, w)) in enumerate(zip(planes, windows, strict=True)):
-        table = plane.view(height, width)[y : y + h, x : x + w].float().contiguous()
+        table = plane.view(height, width)[y : y + h, x : x + w].to(rows.weight.dtype).contiguous()
         one = slice(i, i + 1)
         views = separable(
             table[None], Taps(rows.source[one], rows.weight[one]), Taps(columns.source[one], columns.weight[one])
@@ -244,7 +257,7 @@ def _resample_together(
     image = torch.arange(count)[:, None]
     shifts = torch.stack([(image * height).expand(count, views), (image * views + torch.arange(views)) * width], dim=2)
     start = part.boxes[..., :2] - part.origin[:, None] + shifts  # (n, V, 2)
-    taps = _taps(part, start, target.shape[3:], interpolation, antialias, batch.planes.device)
+    taps = _taps(part, start, target.shape[3:], interpolation, antialias, batch.planes)
     tables = _gather(batch, sizes, part, height, width)
     target[:, part.first : part.first + count, 0] = separable(tables, *taps).transpose(0, 1)
 
@@ -259,7 +272,7 @@ def _gather(batch: ChannelBatch, sizes: Tensor, part: _Part, height: int, width:
     begin, h, w, y, x = (column[:, None, None] for column in numbers.unbind(1))
     y = torch.minimum(y + torch.arange(height, device=device)[:, None], h - 1)  # (n, H, 1)
     x = torch.minimum(x + torch.arange(width, device=device), w - 1)  # (n, 1, W)
-    return batch.planes[begin + y * w + x].float()
+    return batch.planes[begin + y * w + x].to(working_type(batch.planes))
 
 
 def _parts(views: Tensor, flips: Tensor, size_px: tuple[int, int], device: torch.device) -> Iterator[_Part]:

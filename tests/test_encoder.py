@@ -209,7 +209,7 @@ def test_native_sizes_that_the_patch_does_not_divide_are_refused(planes: np.ndar
 
 def test_a_dense_batch_is_refused_where_pixels_are_expected(encoder: Encoder) -> None:
     batch = ChannelBatch.from_planes([[torch.zeros(16, 16, dtype=torch.uint8)]], [["nucleus"]])
-    with pytest.raises(DataError, match="ragged 8-bit batches"):
+    with pytest.raises(DataError, match="ragged batches of pixels"):
         encoder.features(batch._replace(planes=torch.zeros(1, 1, 16, 16)))
 
 
