@@ -76,6 +76,7 @@ TORCH_FREE = [
     "morphem.ingest",
     "morphem.ingest.engine",
     "morphem.ingest.choose",
+    "morphem.profiles",
 ]
 HEAVY = ("torch", "lightning", "torchvision", "timm", "lightly", "torchmetrics", "webdataset")
 

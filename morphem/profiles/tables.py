@@ -1,0 +1,259 @@
+"""Read and write tables of profiles: Parquet, CSV, TSV (also gzipped) and AnnData, ours and those of others."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from morphem import features as feature_tables
+from morphem.errors import ConfigError, DataError, unknown_name
+from morphem.features import METADATA, FeatureTable
+from morphem.profiles.conventions import COMPARTMENTS, infer_features, is_metadata
+from morphem.profiles.frames import MISSING, check_same_columns, float32_values, from_frame, typed
+
+READABLE = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".h5ad")
+WRITABLE = (".parquet", ".h5ad", ".csv", ".csv.gz")
+
+_HEADER = b"morphem"
+
+
+def suffix(path: str | os.PathLike[str]) -> str:
+    """Return the ending of a table's name in small letters, with `.gz` where it is there.
+
+    Args:
+        path: Of a file.
+    """
+    name = Path(path).name.lower()
+    return next((ending for ending in sorted(READABLE, key=len, reverse=True) if name.endswith(ending)), "")
+
+
+def list_tables(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the tables at a path, sorted by name: a file, or a folder of files, one folder deep at most.
+
+    Tables of metadata lie beside those of features in published folders; a file without a feature column is left out.
+
+    Args:
+        path: A file, or a folder.
+
+    Raises:
+        DataError: If nothing is there, or no file holds features.
+    """
+    path = Path(path)
+    if path.is_file():
+        if not suffix(path):
+            raise ConfigError(f"'{path.name}' must end in one of {', '.join(READABLE)}.")
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"there is no table or folder '{path}'.")
+    found = sorted(file for depth in ("*", "*/*") for file in path.glob(depth) if file.is_file() and suffix(file))
+    kept = [file for file in found if suffix(file) == ".h5ad" or any(not is_metadata(n) for n in _feature_names(file))]
+    if not kept:
+        raise DataError(
+            f"no table of '{path}' ({len(found)} files ending in {', '.join(READABLE)}) has columns that begin with "
+            f"{', '.join(COMPARTMENTS)}; give the files by name and say which columns are features."
+        )
+    return kept
+
+
+def read_table(
+    path: str | os.PathLike[str], features: str | Sequence[str] = "infer", columns: Sequence[str] | None = None
+) -> FeatureTable:
+    """Read one table, or all tables of a folder one below another.
+
+    Tables that morphem wrote say what their features are. In others, `Metadata_` columns are metadata, features are
+    inferred as pycytominer does, and columns that are neither are left out and named in the provenance. Texts of
+    metadata that look like numbers become numbers unless that would lose a leading zero.
+
+    Args:
+        path: A file or a folder, as `list_tables` takes it.
+        features: `infer`, or names and patterns with `*` of the feature columns.
+        columns: The features that the table must have, for example those of the model that it belongs to.
+
+    Returns:
+        The rows; `provenance['tables']` names the files and their SHA-256.
+
+    Raises:
+        ConfigError: If the ending is unknown, AnnData is not installed, or a pattern matches nothing.
+        DataError: If a file is damaged, a feature holds a text, or files differ in their features.
+    """
+    files = list_tables(path)
+    tables = [_read_one(file, features) for file in files]
+    check_same_columns([(str(file), table.columns) for file, table in zip(files, tables, strict=True)])
+    if columns is not None:
+        check_same_columns([("the model", tuple(columns)), (str(files[0]), tables[0].columns)])
+    joined = tables[0] if len(tables) == 1 else feature_tables.concat(tables)
+    sources = [
+        {"file": file.name, "sha256": sha256(file), "rows": len(t)} for file, t in zip(files, tables, strict=True)
+    ]
+    return replace(joined, provenance={**joined.provenance, "tables": sources})
+
+
+def _read_one(file: Path, features: str | Sequence[str]) -> FeatureTable:
+    ending = suffix(file)
+    if ending == ".h5ad":
+        return _read_anndata(file)
+    if ending == ".parquet":
+        arrow = _open(file).read()
+        return from_frame(_arrow_frame(arrow), *_with_header(arrow.schema, features, file))
+    return from_frame(_read_csv(file, features), features, str(file))
+
+
+def _with_header(schema: pa.Schema, features: str | Sequence[str], file: Path) -> tuple[Any, str, Any]:
+    """Return what `from_frame` needs: features of our own tables come from their dictionary."""
+    header = json.loads((schema.metadata or {}).get(_HEADER, b"null"))
+    if header is not None and features == "infer":
+        return [entry["column"] for entry in header["dictionary"]], str(file), header
+    return features, str(file), header
+
+
+def _arrow_frame(arrow: pa.Table) -> pd.DataFrame:
+    """Return a data frame of the columns alone: an index that pandas stored is no column of ours."""
+    frame: pd.DataFrame = arrow.replace_schema_metadata(None).to_pandas()
+    return frame
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, pa.ArrowInvalid) as fault:
+        raise DataError(f"{file} is no readable Parquet file ({str(fault).splitlines()[0]}).") from fault
+
+
+def _read_csv(file: Path, features: str | Sequence[str]) -> pd.DataFrame:
+    names = _feature_names(file)
+    header = _csv_header(file)
+    wanted = set(infer_features(names) if features == "infer" else names)
+    texts = {name: str for name in header if name not in wanted}
+    try:
+        frame = pd.read_csv(
+            file, sep=_separator(file), dtype=texts, keep_default_na=False, na_values=MISSING, low_memory=False
+        )
+    except (OSError, EOFError, ValueError, pd.errors.ParserError) as fault:
+        raise DataError(f"{file} cannot be read as a table ({str(fault).splitlines()[0]}).") from fault
+    for name in frame.columns:
+        if is_metadata(str(name)):
+            frame[name] = typed(frame[name])
+    return frame
+
+
+def _feature_names(file: Path) -> list[str]:
+    if suffix(file) == ".parquet":
+        return infer_features(_open(file).schema_arrow.names)
+    return infer_features(_csv_header(file)) if suffix(file) != ".h5ad" else []
+
+
+def _csv_header(file: Path) -> list[str]:
+    try:
+        frame = pd.read_csv(file, sep=_separator(file), nrows=0)
+    except (OSError, EOFError, ValueError, pd.errors.ParserError) as fault:
+        raise DataError(f"{file} cannot be read as a table ({str(fault).splitlines()[0]}).") from fault
+    return [str(name) for name in frame.columns]
+
+
+def _separator(file: Path) -> str:
+    return "\t" if suffix(file).startswith(".tsv") else ","
+
+
+def _read_anndata(file: Path) -> FeatureTable:
+    try:
+        import anndata
+    except ImportError as fault:
+        raise ConfigError("reading .h5ad needs AnnData; install 'morphem[anndata]', or give Parquet or CSV.") from fault
+    try:
+        data = anndata.read_h5ad(file)
+    except (OSError, KeyError, ValueError, AttributeError) as fault:
+        raise DataError(f"{file} is no readable AnnData file ({str(fault).splitlines()[0]}).") from fault
+    dense = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
+    metadata = data.obs.reset_index(drop=True)
+    for name in metadata.columns:
+        if isinstance(metadata[name].dtype, pd.CategoricalDtype):
+            metadata[name] = metadata[name].astype(object)
+    metadata.columns = [name if is_metadata(str(name)) else f"{METADATA}{name}" for name in metadata.columns]
+    names = [str(name) for name in data.var_names]
+    header = json.loads(data.uns["morphem"]) if "morphem" in data.uns else None
+    kinds = {"channel", "index", "kind"} <= set(data.var.columns)
+    dictionary = tuple(
+        {"column": name, "channel": str(row["channel"]), "index": int(row["index"]), "kind": str(row["kind"])}
+        if kinds
+        else {"column": name, "channel": "", "index": i, "kind": "measurement"}
+        for i, (name, (_, row)) in enumerate(zip(names, data.var.iterrows(), strict=True))
+    )
+    values, notes = float32_values(pd.DataFrame(dense, columns=names), names, str(file))
+    provenance = {**(header["provenance"] if header else {}), **({"notes": notes} if notes else {})}
+    return FeatureTable(values, metadata, tuple(names), dictionary, provenance)
+
+
+def read_by_plate(file: Path, plate: str, features: str | Sequence[str] = "infer") -> Iterator[FeatureTable]:
+    """Read a Parquet file one plate after another, with memory for one plate and one row group.
+
+    Args:
+        file: Parquet.
+        plate: The column that names plates.
+        features: As for `read_table`.
+
+    Raises:
+        DataError: If the file is damaged, the column is not there, or a row does not say its plate.
+    """
+    source = _open(file)
+    if plate not in source.schema_arrow.names:
+        raise ConfigError(
+            f"{file}: {unknown_name('metadata column', plate, filter(is_metadata, source.schema_arrow.names))}"
+        )
+    names = [source.read_row_group(i, columns=[plate]).column(0).to_pandas() for i in range(source.num_row_groups)]
+    if any(part.isna().any() for part in names):
+        raise DataError(f"{file}: {sum(int(part.isna().sum()) for part in names)} rows have no {plate}.")
+    choice = _with_header(source.schema_arrow, features, file)
+    for value in dict.fromkeys(value for part in names for value in part.unique()):
+        chosen = [(i, part == value) for i, part in enumerate(names) if (part == value).any()]
+        parts = [source.read_row_group(i).filter(pa.array(mask.to_numpy())) for i, mask in chosen]
+        yield from_frame(_arrow_frame(pa.concat_tables(parts)), *choice)
+
+
+def write_table(table: FeatureTable, path: str | os.PathLike[str]) -> None:
+    """Write Parquet, AnnData or CSV; a CSV gets its dictionary and provenance beside it, in `NAME.json`.
+
+    Args:
+        table: What to write.
+        path: Ends in .parquet, .h5ad, .csv or .csv.gz.
+
+    Raises:
+        ConfigError: If the ending is another.
+        DataError: If the file cannot be written.
+    """
+    path = Path(path)
+    ending = suffix(path)
+    if ending not in WRITABLE:
+        raise ConfigError(f"'{path.name}' must end in one of {', '.join(WRITABLE)}.")
+    if ending in (".parquet", ".h5ad"):
+        table.write(path)
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    header = {"dictionary": [dict(entry) for entry in table.dictionary], "provenance": dict(table.provenance)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compression: Any = "gzip" if ending.endswith(".gz") else None
+        table.to_frame().to_csv(partial, index=False, compression=compression, float_format="%.9g")
+        path.with_name(f"{path.name}.json").write_text(json.dumps(header, indent=1))
+        partial.replace(path)
+    except OSError as fault:
+        raise DataError(f"cannot write {path} ({fault}); free some space or choose another place.") from fault
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Args:
+        file: To read.
+    """
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
