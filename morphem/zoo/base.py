@@ -6,7 +6,7 @@ A family is one file: `records` says what its authors released, `recognises` and
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -138,11 +138,12 @@ class Checkpoint:
     sidecars: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, inert: Collection[str] = ()) -> Self:
         """Read safetensors or a file of `torch.save` (weights only), and the JSON files that belong to it.
 
         Args:
             path: The file.
+            inert: Dotted names of classes beyond `morphem.leftovers` that the file may name; they are never built.
 
         Raises:
             WeightsError: If it is missing, damaged, or holds more than data.
@@ -156,7 +157,7 @@ class Checkpoint:
                     except ValueError as fault:
                         raise WeightsError(f"{place} is damaged ({fault}); fetch it again.") from fault
                     break
-        return cls(weights.read_any(path), path, found)
+        return cls(weights.read_any(path, inert), path, found)
 
     def entry(self, *names: str) -> Mapping[str, Any]:
         """Return the first of some entries that is a mapping, or the content itself where it has none of them.

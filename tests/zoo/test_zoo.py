@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 
 from morphem import zoo
 from morphem.encoder import Encoder
@@ -66,7 +67,7 @@ def test_of_several_checkpoints_none_is_guessed(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_any_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no config\.json, no folder 'encoder' and no checkpoint"):
+    with pytest.raises(WeightsError, match=r"no config\.json of morphem, no folder 'encoder' and no file of weights"):
         zoo.load(tmp_path)
 
 
@@ -116,7 +117,7 @@ def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["morphem", "CaicedoLab/MorphEm"])
 def test_the_release_offline_says_what_to_fetch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         WeightsError, match=r"download model\.safetensors from https://huggingface\.co/CaicedoLab/MorphEm"
     ):

@@ -1,0 +1,77 @@
+"""Licences that restrict what weights may be used for: shown before a download, accepted once, remembered."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from morphem.data.cache import cache_folder
+from morphem.errors import WeightsError
+from morphem.zoo.base import Record
+
+
+def notice(record: Record) -> str:
+    """Say in a line under what licence weights are.
+
+    Args:
+        record: Of the weights.
+    """
+    kind = "restricts use: read it before you go on" if record.restricted else "no restriction of use known"
+    return f"{record.name}: licence {record.license} ({kind}), from {record.source}"
+
+
+def _file(record: Record) -> Path:
+    return cache_folder() / "zoo" / record.name / "licence.json"
+
+
+def is_accepted(record: Record) -> bool:
+    """Whether the licence of a record, under its present name, was accepted on this machine.
+
+    Args:
+        record: Of the weights.
+
+    Raises:
+        WeightsError: If what was remembered cannot be read.
+    """
+    file = _file(record)
+    if not file.is_file():
+        return False
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8"))["license"] == record.license)
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise WeightsError(f"{file} is damaged ({fault}); delete it and accept the licence again.") from fault
+
+
+def accept(record: Record) -> None:
+    """Remember that the user accepts the licence of a record.
+
+    Args:
+        record: Of the weights.
+    """
+    file = _file(record)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    note = {"record": record.name, "license": record.license, "accepted": datetime.now(UTC).isoformat()}
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def require(record: Record, accepts: bool) -> None:
+    """Refuse weights whose licence restricts use and was never accepted.
+
+    Args:
+        record: Of the weights.
+        accepts: Whether the user accepts it now; remembered.
+
+    Raises:
+        WeightsError: With the licence, and how to accept it.
+    """
+    if not record.restricted or is_accepted(record):
+        return
+    if accepts:
+        accept(record)
+        return
+    raise WeightsError(
+        f"the weights '{record.name}' are under the licence {record.license}, which restricts what they may be used "
+        f"for; read it at {record.source.split(' at ')[0]}, then accept it once: "
+        f"`morphem models download {record.name} --accept-license`, or morphem.load(..., accept_license=True)."
+    )
