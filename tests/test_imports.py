@@ -77,6 +77,7 @@ TORCH_FREE = [
     "morphem.ingest.engine",
     "morphem.ingest.choose",
     "morphem.profiles",
+    "morphem.cli.profile",
 ]
 HEAVY = ("torch", "lightning", "torchvision", "timm", "lightly", "torchmetrics", "webdataset")
 

@@ -26,6 +26,10 @@ COMMANDS = {
         "morphem.cli.embed",
         "images to a feature table: morphem embed --model RUN --data shards/ --output features.parquet",
     ),
+    "profile": (
+        "morphem.cli.profile",
+        "features to profiles: morphem profile features.parquet --recipe profile_jump.yaml --output profiles.parquet",
+    ),
     "plugins": ("morphem.cli.plugins", "list what is registered, from which package, and check it: morphem plugins"),
 }
 """Module and one-line help of every command."""

@@ -44,6 +44,7 @@ def apply(
     """
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else Recipe.read(recipe)
+    recipe.prepare()
     if isinstance(table, pd.DataFrame):
         table = from_frame(table, recipe.features)
     if isinstance(table, FeatureTable):
@@ -67,6 +68,7 @@ def apply_to_files(paths: Sequence[str | Path], recipe: Recipe, progress: Progre
         ConfigError: If the recipe does not fit the tables.
         DataError: If a file is damaged, files differ in their features, or rows are not what a step needs.
     """
+    recipe.prepare()
     files = [file for path in paths for file in list_tables(path)]
     doubled = {file for file in files if files.count(file) > 1}
     if doubled:

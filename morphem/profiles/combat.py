@@ -12,7 +12,7 @@ and a row becomes s_f (z - g*) / sqrt(d2*) + a_f + c_i B_f.
 
 Source: Johnson, Li, Rabinovic 2007, Biostatistics 8:118; the sva package writes the same with these priors. Ours,
 because the libraries that offer it are under the GPL (inmoose, combat) or unmaintained (neuroCombat, 2021; pycombat,
-2022). Differs from sva: the parameters may be learned from controls alone.
+2022). Differs from sva: the parameters may be learned from controls alone; `mean_only` uses the number of rows.
 """
 
 from collections.abc import Sequence
@@ -183,7 +183,7 @@ def shrunk(z: Doubles, *, mean_only: bool) -> tuple[Doubles, Doubles]:
     shift = z.mean(0)
     prior, prior_variance = shift.mean(), shift.var(ddof=1) if n_features > 1 else 0.0
     if mean_only:
-        # with a variance of one the posterior has a closed form
+        # with a variance of one the posterior has a closed form; sva takes n = 1 here, which shrinks too much
         return (n * prior_variance * shift + prior) / (n * prior_variance + 1), np.ones(n_features)
     spread = z.var(0, ddof=1)
     mean, variance = spread.mean(), spread.var(ddof=1) if n_features > 1 else 0.0

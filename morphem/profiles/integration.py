@@ -60,6 +60,10 @@ class Harmony(Step):
     Attributes:
         batch: Columns that name a batch.
         theta: At least 0; larger mixes batches more. 2 is the library's default.
+        sigma: Above 0; how soft the clusters are. At the library's 0.1 a batch effect that is larger than the
+            differences between perturbations is hardly corrected, because every cluster holds one batch alone;
+            standardise per plate first, or raise it.
+        ridge: Penalty on the shifts; 0 lets the library estimate it.
         n_clusters: 0 lets the library choose (rows / 30, at most 100).
         max_iterations: Rounds at most; 10 is the library's default.
         seed: The only source of chance.
@@ -69,6 +73,8 @@ class Harmony(Step):
 
     batch: Sequence[str] = (PLATE,)
     theta: float = 2.0
+    sigma: float = 0.1
+    ridge: float = 0.0
     n_clusters: int = 0
     max_iterations: int = 10
     seed: int = 0
@@ -81,8 +87,14 @@ class Harmony(Step):
         if not self.batch:
             raise ConfigError("harmony: batch is empty; name the columns of a batch.")
         check_number(self.name, "theta", self.theta)
+        check_number(self.name, "sigma", self.sigma, above=True)
+        check_number(self.name, "ridge", self.ridge)
         check_number(self.name, "max_iterations", self.max_iterations, 1)
         check_number(self.name, "n_clusters", self.n_clusters)
+
+    def prepare(self) -> None:
+        """Look for harmonypy."""
+        load_extra("harmonypy", self.name, "GPL-3.0-or-later")
 
     def run(self, table: FeatureTable, note: Note) -> FeatureTable:
         """Correct all rows at once."""
@@ -99,6 +111,8 @@ class Harmony(Step):
             names,
             ["batch"],
             theta=self.theta,
+            sigma=self.sigma,
+            lamb=self.ridge or None,
             nclust=self.n_clusters or None,
             max_iter_harmony=self.max_iterations,
             verbose=False,
@@ -143,6 +157,10 @@ class Scanorama(Step):
         check_number(self.name, "neighbors", self.neighbors, 1)
         check_number(self.name, "sigma", self.sigma, above=True)
         check_number(self.name, "alpha", self.alpha, 0, 1)
+
+    def prepare(self) -> None:
+        """Look for scanorama."""
+        load_extra("scanorama", self.name, "MIT")
 
     def run(self, table: FeatureTable, note: Note) -> FeatureTable:
         """Correct all rows at once."""

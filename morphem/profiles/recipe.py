@@ -148,6 +148,18 @@ class Recipe:
         common = {"controls": self.controls, "held_out": self.held_out, "features": features, "rows": self.rows}
         return {**common, "steps": steps}
 
+    def prepare(self) -> None:
+        """Find out, before a table is read, whether what the steps need is there.
+
+        Raises:
+            ConfigError: If a library or a file is missing; with the number of the step.
+        """
+        for number, step in enumerate(self.steps, 1):
+            try:
+                step.prepare()
+            except MorphemError as fault:
+                raise type(fault)(f"step {number} of {len(self.steps)}, {fault}") from fault
+
     def run(self, table: FeatureTable, begin: int = 0, end: int | None = None) -> FeatureTable:
         """Do some of the steps.
 

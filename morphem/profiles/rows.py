@@ -53,6 +53,11 @@ class Annotate(Step):
         check_choice(self.name, "unmatched", self.unmatched, ("error", "keep"))
         check_choice(self.name, "unused", self.unused, ("error", "ignore"))
 
+    def prepare(self) -> None:
+        """Look for the table."""
+        if not Path(self.table).is_file():
+            raise ConfigError(f"annotate: there is no table '{self.table}' (looked in {Path.cwd()}).")
+
     def chunks_by(self, plate: str) -> bool:
         """A join looks at one row at a time, but unused entries are known only at the end."""
         return self.unused == "ignore"

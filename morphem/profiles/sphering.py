@@ -254,6 +254,11 @@ class Sphere(Step):
                 "one name; use a ZCA method, or pool (per: [])."
             )
 
+    def prepare(self) -> None:
+        """Check that pycytominer whitens, where it does the work."""
+        if self.epsilon_on == "singular value":
+            check_pycytominer()
+
     def chunks_by(self, plate: str) -> bool:
         """Groups inside a plate have transforms of their own."""
         return plate in self.per

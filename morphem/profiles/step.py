@@ -79,6 +79,13 @@ class Step(ABC):
             DataError: If the rows are not what the step needs.
         """
 
+    def prepare(self) -> None:  # noqa: B027 - most steps need nothing
+        """Find out, before a table is read, whether what the step needs is there.
+
+        Raises:
+            ConfigError: If a library or a file is missing, or a library is known to be wrong.
+        """
+
     def chunks_by(self, plate: str) -> bool:
         """Whether the step gives the same rows when it sees one plate after another instead of all.
 
