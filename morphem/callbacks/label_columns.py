@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from morphem.data.plan import IMAGE_COLUMNS
+from morphem.data.plan_table import IMAGE_COLUMNS
 from morphem.errors import DataError, unknown_name
 from morphem.features import METADATA
 
