@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from morphem.backbones.patches import patch_grid
+from morphem.backbones.several_blocks import SeveralBlocks
 from morphem.backbones.vit import PATCH_PROJECTION, VisionTransformer
 from morphem.channels.base import ChannelStrategy
 from morphem.channels.sequences import Sequences, patchify
@@ -27,7 +28,8 @@ class FixedChannels(ChannelStrategy):
     The planes of an image may come in any order: their names decide where they go.
 
     Args:
-        backbone: A vision transformer, whose patch projection is widened to all channels.
+        backbone: A vision transformer (`vit`, or `several_blocks` over one), whose patch projection is widened to all
+            channels.
         channels: What the input channels show, by name or alias, in the order of the weights.
 
     Raises:
@@ -46,9 +48,9 @@ class FixedChannels(ChannelStrategy):
     )
     tokenised = True
 
-    def __init__(self, backbone: VisionTransformer, channels: Sequence[str]) -> None:
+    def __init__(self, backbone: VisionTransformer | SeveralBlocks, channels: Sequence[str]) -> None:
         super().__init__()
-        if not isinstance(backbone, VisionTransformer):
+        if not isinstance(backbone, VisionTransformer | SeveralBlocks):
             raise ConfigError(
                 f"fixed_channels: the patch projection of {type(backbone).__name__} cannot be widened; take the "
                 "backbone vit."
@@ -57,8 +59,29 @@ class FixedChannels(ChannelStrategy):
         self.backbone = backbone
         self.embed_dim = backbone.embed_dim
         self.patch_size_px = backbone.patch_size_px
-        self.needs_places = backbone.needs_places
+        self.tokenised = isinstance(backbone, VisionTransformer)
+        if isinstance(backbone, VisionTransformer):
+            self.n_prefix = backbone.n_prefix
+            self.needs_places = backbone.needs_places
         backbone.widen(len(self.channels))
+
+    def resolve(self, name: str | int) -> str:
+        """Return the channel type that a user means, by name, alias, or place in the order of the weights from 0.
+
+        Args:
+            name: A channel type, an alias of one, or a number.
+
+        Raises:
+            ChannelError: If it is none of these.
+        """
+        if isinstance(name, int) and not isinstance(name, bool):
+            if not 0 <= name < len(self.channels):
+                raise ChannelError(
+                    f"channel {name} is none of the {len(self.channels)} of this encoder, which are counted from 0: "
+                    f"{', '.join(self.channels)}."
+                )
+            return self.channels[name]
+        return super().resolve(name)
 
     def ordered(self, batch: ChannelBatch) -> Tensor:
         """Return the planes of every image in the order of the weights, (N, C), int64.
@@ -99,11 +122,13 @@ class FixedChannels(ChannelStrategy):
 
         Raises:
             ChannelError: If an image has not exactly the channels that are named.
+            ConfigError: If the embedding is made of several blocks.
         """
+        backbone = self._on_tokens()
         planes = self.ordered(batch)
         grid = patch_grid(batch.planes, self.patch_size_px)
-        content = self.backbone.patches(batch.planes[planes, 0])  # (N, h * w, D)
-        places = self.backbone.patch_positions(grid).expand_as(content)
+        content = backbone.patches(batch.planes[planes, 0])  # (N, h * w, D)
+        places = backbone.patch_positions(grid).expand_as(content)
         patches = torch.arange(content.shape[1], device=content.device).expand(content.shape[:2])
         rows = torch.arange(len(content), device=content.device)
         return [Sequences(content + places, places, torch.full_like(patches, -1), patches, planes, rows, grid)]
@@ -115,7 +140,14 @@ class FixedChannels(ChannelStrategy):
             tokens: Any part or change of the tokens of `sequences`.
             places: Row and column of each token's patch, where the backbone needs them.
         """
-        return self.backbone.encode_at(tokens, places)
+        return self._on_tokens().encode_at(tokens, places)
+
+    def _on_tokens(self) -> VisionTransformer:
+        if not isinstance(self.backbone, VisionTransformer):
+            raise ConfigError(
+                f"fixed_channels: {type(self.backbone).__name__} gives no patch tokens; take the backbone vit."
+            )
+        return self.backbone
 
     def pixels(self, batch: ChannelBatch, sequences: Sequences) -> Tensor:
         """Return the normalised pixels of all channels that each token was cut from, (N, T, C * ph * pw).

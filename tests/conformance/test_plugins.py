@@ -6,7 +6,7 @@ import pytest
 
 from morphem import registry
 from morphem.testing import check_plugin, check_pretrained
-from morphem.zoo.morphem import MorphEm
+from morphem.zoo.chammi75 import DINOBagOfChannels
 
 ALL = [(group, name) for group in registry.GROUPS for name in registry.names(group)]
 
@@ -22,4 +22,4 @@ def test_every_group_that_we_ship_plugins_for_is_covered():
 
 @pytest.mark.slow
 def test_the_released_encoder_keeps_its_contract(golden: Path):
-    assert check_pretrained(MorphEm, golden / "morphem_hub.safetensors")
+    assert check_pretrained(DINOBagOfChannels, golden / "morphem_hub.safetensors")

@@ -8,7 +8,7 @@ import pytest
 from morphem.encoder import Encoder
 from morphem.sources.sheet import SheetSource
 from morphem.testing import ContractError, check_pretrained, check_source
-from morphem.zoo.morphem import MorphEm
+from morphem.zoo.chammi75 import DINOBagOfChannels
 
 pytestmark = pytest.mark.usefixtures("odd_plugins")
 
@@ -105,20 +105,20 @@ def test_a_bad_source_is_caught(cls, message):
         check_source(cls)
 
 
-class NoLicense(MorphEm):
+class NoLicense(DINOBagOfChannels):
     """Says nothing of its licence."""
 
-    records = (replace(MorphEm.records[0], license=""),)
+    records = (replace(DINOBagOfChannels.records[0], license=""),)
 
 
-class NeedsArgument(MorphEm):
+class NeedsArgument(DINOBagOfChannels):
     """Cannot be built without an argument."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
 
 
-class ClaimsAnything(MorphEm):
+class ClaimsAnything(DINOBagOfChannels):
     """Recognises whatever it is shown."""
 
     @classmethod
@@ -126,23 +126,23 @@ class ClaimsAnything(MorphEm):
         return True
 
 
-class TakesAnything(MorphEm):
+class TakesAnything(DINOBagOfChannels):
     """Converts whatever it is given."""
 
     def convert(self, checkpoint):
         return Encoder.tiny()
 
 
-class OddName(MorphEm):
+class OddName(DINOBagOfChannels):
     """Has a record that no command line can name."""
 
-    records = (replace(MorphEm.records[0], name="My Model"),)
+    records = (replace(DINOBagOfChannels.records[0], name="My Model"),)
 
 
-class StrangeFact(MorphEm):
+class StrangeFact(DINOBagOfChannels):
     """Has a record with a fact that its constructor does not take."""
 
-    records = (replace(MorphEm.records[0], facts={"depth": 3}),)
+    records = (replace(DINOBagOfChannels.records[0], facts={"depth": 3}),)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from morphem.errors import WeightsError
 from morphem.normalizers import SelfNormalize
 from morphem.types import ChannelBatch
 from morphem.zoo.base import Checkpoint
-from morphem.zoo.morphem import MorphEm
+from morphem.zoo.chammi75 import DINOBagOfChannels
 from tests.references import golden as golden_cases
 
 COLOURS = ["b", "g", "r"]  # alphabetical, so that columns come in the order of the planes
@@ -133,5 +133,5 @@ def test_a_release_with_tensors_left_over_is_refused_with_their_names(released: 
 
 def test_weights_of_another_family_are_refused(tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"is no MorphEm encoder: pos_embed"):
-        MorphEm().convert(Checkpoint.read(tmp_path / "model.safetensors"))
+    with pytest.raises(WeightsError, match=r"is no MorphEm encoder: cls_token"):
+        DINOBagOfChannels().convert(Checkpoint.read(tmp_path / "model.safetensors"))
