@@ -11,8 +11,8 @@ from morphem.errors import ConfigError
 
 Unit = Literal["tile", "cell", "image"]
 UNITS: tuple[Unit, ...] = ("tile", "cell", "image")
-Tiling = Literal["cover", "grid", "overlap"]
-TILINGS: tuple[Tiling, ...] = ("cover", "grid", "overlap")
+Tiling = Literal["cover", "grid", "square_grid", "overlap"]
+TILINGS: tuple[Tiling, ...] = ("cover", "grid", "square_grid", "overlap")
 Masking = Literal["none", "zero", "background"]
 MASKINGS: tuple[Masking, ...] = ("none", "zero", "background")
 Box = tuple[int, int, int, int]
@@ -34,7 +34,8 @@ class CropRule:
         crop_size_px: Side of a cell's crop; with `cell` only. Clamped to the image.
         tiling: With `tile` only. `cover`: side by side, the last of a row or column shifted inside, so that every pixel
             is used; `grid`: side by side from the top left corner, what remains at the right and the bottom is not
-            used (uniDINO, Kim et al.); `overlap`: evenly spaced, each overlapping the next by about a fifth
+            used (Kim et al.); `square_grid` the same with at most as many columns as rows, as uniDINO's loop makes it,
+            which counts rows for both; `overlap`: evenly spaced, each overlapping the next by about a fifth
             (Microsnoop).
         mask: With `cell` only. `none`: the crop as it is; `zero`: pixels that do not belong to the cell become 0;
             `background`: they become the median of the crop's pixels that belong to no cell (0 where there is none).
@@ -86,7 +87,9 @@ class CropRule:
             return n_cells if self.unit == "cell" else np.ones_like(heights)
         sizes = np.unique(np.concatenate([heights, widths]))
         number = {int(length): len(self._starts(int(length))) for length in sizes}
-        return np.asarray([number[int(h)] * number[int(w)] for h, w in zip(heights, widths, strict=True)], np.int64)
+        square = self.tiling == "square_grid"
+        sides = [(number[int(h)], number[int(w)]) for h, w in zip(heights, widths, strict=True)]
+        return np.asarray([rows * (min(rows, columns) if square else columns) for rows, columns in sides], np.int64)
 
     def boxes(self, height: int, width: int, cells: Ints) -> list[Box]:
         """Return the crops of one image: y, x, height, width.
@@ -101,6 +104,8 @@ class CropRule:
         if self.unit == "tile":
             size = self.tile_size_px or 1
             rows, columns = self._starts(height), self._starts(width)
+            if self.tiling == "square_grid":
+                columns = columns[: len(rows)]
             return [(y, x, min(size, height), min(size, width)) for y in rows for x in columns]
         h, w = min(self.crop_size_px or 1, height), min(self.crop_size_px or 1, width)
         tops = np.clip(cells[:, 1] - h // 2, 0, height - h)
@@ -112,7 +117,7 @@ class CropRule:
         size = self.tile_size_px or 1
         if length <= size:
             return [0]
-        if self.tiling == "grid":
+        if self.tiling in ("grid", "square_grid"):
             return list(range(0, length - size + 1, size))
         if self.tiling == "overlap":
             number = int(np.ceil(_OVERLAP * length / size))
