@@ -93,7 +93,7 @@ def list_steps() -> str:
 
     lines = []
     for name, step in STEPS.items():
-        lines.append(f"{name}: {inspect.getdoc(step).splitlines()[0]}" if step.__doc__ else name)
+        lines.append(f"{name}: {(inspect.getdoc(step) or '').partition(chr(10))[0]}")
         for field in settings_of(step):
             default = "(needed)" if field.default is MISSING else _as_yaml(field.default)
             lines.append(f"    {field.name}: {default}")

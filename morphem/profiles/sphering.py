@@ -127,13 +127,14 @@ class Sphering:
         z = (exact - self.mean) / self.scale
         reduced = np.linalg.qr(z, mode="r") if n > d else z
         _, singular, directions = np.linalg.svd(reduced, full_matrices=False)
-        self.rank = int((singular > self._noise(values, singular, n, d)).sum())
+        above = int((singular > self._noise(values, singular, n, d)).sum())
+        self.rank = min(above, n - 1)  # centred rows span one direction less
         self._check_rank(n, d, group)
-        if self.epsilon_on == "singular value" and n <= _PYCYTOMINER_ROWS:
-            self.weights = self._by_pycytominer(exact)
-            return self
-        self.engine = "morphem"
-        self.weights = self._weights(singular[: self.rank], directions[: self.rank], n)
+        weights = self._by_pycytominer(exact)
+        self.engine = "morphem" if weights is None else f"pycytominer {check_pycytominer()}"
+        if weights is None:
+            weights = self._weights(singular[: self.rank], directions[: self.rank], n)
+        self.weights = weights
         return self
 
     def transform(self, values: NDArray[Any]) -> Doubles:
@@ -158,10 +159,8 @@ class Sphering:
     def _noise(self, values: NDArray[Any], singular: Doubles, n: int, d: int) -> float:
         """Return the singular value below which a direction is rounding of the input."""
         floor = float(singular[0]) * max(n, d) * float(np.finfo(np.float64).eps)
-        if values.dtype != np.float32:
-            return floor
         size = float(np.sqrt(np.mean((values / self.scale) ** 2, dtype=np.float64)))
-        rounding = size * float(np.finfo(np.float32).eps) / np.sqrt(12)
+        rounding = size * float(np.finfo(np.float32 if values.dtype == np.float32 else np.float64).eps) / np.sqrt(12)
         return max(floor, float(3 * rounding * (np.sqrt(n) + np.sqrt(d))))
 
     def _check_rank(self, n: int, d: int, group: str) -> None:
@@ -177,12 +176,23 @@ class Sphering:
                 "with an epsilon such as 1e-3."
             )
 
-    def _by_pycytominer(self, exact: Doubles) -> Doubles:
-        """Let pycytominer find the matrix; of its PCA columns, those beyond the rank have no definite direction."""
-        self.engine = f"pycytominer {check_pycytominer()}"
+    def _by_pycytominer(self, exact: Doubles) -> Doubles | None:
+        """Let pycytominer find the matrix, or return None where it cannot.
+
+        Of its PCA columns, those beyond the rank have no definite direction and are left out.
+        """
+        if self.epsilon_on != "singular value" or len(exact) > _PYCYTOMINER_ROWS:
+            return None
+        check_pycytominer()
         from pycytominer.operations import Spherize
 
-        weights = np.asarray(Spherize(self.epsilon, True, self.method).fit(pd.DataFrame(exact)).W, np.float64)
+        try:
+            weights = np.asarray(Spherize(self.epsilon, True, self.method).fit(pd.DataFrame(exact)).W, np.float64)
+        except ValueError as fault:
+            if "not full rank" in str(fault):
+                # we have checked the rank; where the means are large against the spread, it takes rounding for a direction
+                return None
+            raise
         return weights[:, : self.rank] if self.method.startswith("PCA") else weights
 
     def _weights(self, singular: Doubles, directions: Doubles, n: int) -> Doubles:
