@@ -54,7 +54,7 @@ class CellPhie(Benchmark):
     measures = (
         "Human neurons carry one of some nineteen silenced genes or a control guide, and were stained with fourteen "
         "markers, from DNA to mitochondria. For each gene a classifier learns to tell its cells from controls, and is "
-        "tested on cells that it has not seen. A high score means that features of one cell, whatever its channels show, "
+        "tested on others. A high score means that features of one cell, whatever its channels show, "
         "carry the subtle effect of a gene."
     )
     reading = (

@@ -53,8 +53,8 @@ class RbcMc(Benchmark):
     measures = (
         "Red blood cells change shape as they are stored: smooth discs become crenated and turn into spheres. Experts "
         "named seven shapes on bright-field images of two laboratories, one Swiss, one Canadian. A classifier that "
-        "learns the shapes from one laboratory's cells alone has to name those of the other. A high score means features that "
-        "show shape rather than the instrument."
+        "learns the shapes from one laboratory's cells alone has to name those of the other. A high score means features "
+        "that show shape rather than the instrument."
     )
     reading = (
         "Accuracy on the Swiss cells after learning from the Canadian ones: the largest class alone gives about 0.3; "
