@@ -2,8 +2,8 @@
 
 Source: Microsnoop, Xun et al. 2024, https://doi.org/10.1016/j.xinn.2023.100541, cellimnet/microsnoop-publish at
 3f0b0ce, whose blocks come from Cellpose (Stringer et al. 2021, https://doi.org/10.1038/s41592-020-01018-x) by way of
-scellseg 0.1.8. Facts that no shape shows: batch normalisation and ReLU come before each convolution (so the very first pair
-sees the pixels), 2 x 2 max pooling between stages, nearest-neighbour upsampling in the decoder.
+scellseg 0.1.8. Facts that no shape shows: batch normalisation and ReLU come before each convolution (so the very first
+pair sees the pixels), 2 x 2 max pooling between stages, nearest-neighbour upsampling in the decoder.
 """
 
 from collections.abc import Sequence

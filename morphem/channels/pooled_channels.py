@@ -21,8 +21,9 @@ from morphem.vocabulary import resolve_distinct
 class PooledChannels(FixedChannels):
     """All channels of an image in one patch projection; the embedding is pooled from class token and patches.
 
-    The planes of an image may come in any order: their names decide where they go. Methods that hide patches predict
-    from the class token alone and do not take it.
+    What is left of a side behind the last whole patch is not seen, as in the authors' convolution. The planes of an
+    image may come in any order: their names decide where they go. Methods that hide patches predict from the class
+    token alone and do not take it.
 
     Args:
         backbone: A vision transformer, whose patch projection is widened to all channels.
@@ -34,9 +35,11 @@ class PooledChannels(FixedChannels):
         ConfigError: If the backbone cannot be widened, or the pooling is for tokens of another width.
     """
 
-    tokenised = False
-
     def __init__(self, backbone: VisionTransformer, channels: Sequence[str], pooling: GatedAttentionPooling) -> None:
+        if not isinstance(backbone, VisionTransformer):
+            raise ConfigError(
+                f"pooled_channels: {type(backbone).__name__} gives no tokens to pool; take the backbone vit."
+            )
         super().__init__(backbone, channels)
         if pooling.token_dim != backbone.embed_dim:
             raise ConfigError(
@@ -45,6 +48,7 @@ class PooledChannels(FixedChannels):
             )
         self.pooling = pooling
         self.embed_dim = pooling.embed_dim
+        self.tokenised = False
 
     def forward(self, batch: ChannelBatch) -> Tensor:
         """Embed every image of a dense, normalised batch: (N, D).
@@ -66,7 +70,22 @@ class PooledChannels(FixedChannels):
         Raises:
             ChannelError: If an image has not exactly the channels that are named.
         """
-        return self.backbone.tokens(batch.planes[self.ordered(batch), 0])
+        return self._transformer().tokens(self.pictures(batch))
+
+    def _transformer(self) -> VisionTransformer:
+        assert isinstance(self.backbone, VisionTransformer)
+        return self.backbone
+
+    def pictures(self, batch: ChannelBatch) -> Tensor:
+        """Return what the network takes, (N, C, H, W), without the pixels at right and bottom that fill no patch.
+
+        Args:
+            batch: As `forward` takes it.
+
+        Raises:
+            ChannelError: If an image has not exactly the channels that are named.
+        """
+        return whole_patches(batch.planes[self.ordered(batch), 0], self.patch_size_px)
 
     def attention(self, batch: ChannelBatch) -> Tensor:
         """Return how much each token counts in the embedding, (N, heads, T), the class token first.
@@ -126,8 +145,8 @@ class PairedChannels(PooledChannels):
         """
         return self.pooling(self.tokens(batch)).reshape(batch.n_images, -1)  # type: ignore[no-any-return]
 
-    def tokens(self, batch: ChannelBatch) -> Tensor:
-        """Return the tokens of every pair after the last normalisation, image after image, (N * pairs, T, D).
+    def pictures(self, batch: ChannelBatch) -> Tensor:
+        """Return all pairs, image after image, (N * pairs, 2, H, W), without the pixels that fill no patch.
 
         Args:
             batch: As `forward` takes it.
@@ -137,9 +156,20 @@ class PairedChannels(PooledChannels):
         """
         planes = self.ordered(batch)  # (N, C)
         pairs = torch.stack([planes[:, :1].expand(-1, planes.shape[1] - 1), planes[:, 1:]], dim=2)  # (N, C - 1, 2)
-        return self.backbone.tokens(batch.planes[pairs.flatten(0, 1), 0])
+        return whole_patches(batch.planes[pairs.flatten(0, 1), 0], self.patch_size_px)
 
     @classmethod
     def tiny(cls) -> Self:
         """Build the smallest instance that works, for images of nucleus, actin and mitochondria."""
         return cls(VisionTransformer.tiny(), "nucleus", ["actin", "mitochondria"], GatedAttentionPooling.tiny())
+
+
+def whole_patches(images: Tensor, patch_size_px: tuple[int, int]) -> Tensor:
+    """Leave out what remains at the right and the bottom behind the last whole patch.
+
+    Args:
+        images: (N, C, H, W).
+        patch_size_px: Height and width of a patch in pixels.
+    """
+    height, width = (side - side % patch for side, patch in zip(images.shape[-2:], patch_size_px, strict=True))
+    return images[..., :height, :width] if height and width else images

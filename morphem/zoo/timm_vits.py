@@ -1,0 +1,224 @@
+"""Vision transformers for everyday pictures as baselines: DINO, DINOv2, DINOv3 and supervised training on ImageNet.
+
+Source: weights of Caron et al. 2021 (https://arxiv.org/abs/2104.14294), Darcet et al. 2023
+(https://arxiv.org/abs/2309.16588), Simeoni et al. 2025 (https://arxiv.org/abs/2508.10104) and Steiner et al. 2021
+(https://arxiv.org/abs/2106.10270) in timm's form (https://huggingface.co/timm), or in that of their authors; what is
+done to pixels, CHAMMI-75's benchmark (`benchmarks/models.py` at b84a4ec): a bag of channels whose planes are repeated
+to red, green and blue.
+Differs from it: an image without a pixel above 0 stays black, where CHAMMI-75's division by its maximum gives NaN.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from morphem import weights
+from morphem.backbones.any_timm import AnyTimm
+from morphem.backbones.base import Backbone
+from morphem.backbones.vit import VisionTransformer
+from morphem.channels.rgb_bag import IMAGENET_MEAN, IMAGENET_STD, RGBBagOfChannels
+from morphem.encoder import Encoder
+from morphem.errors import ConfigError, WeightsError
+from morphem.pixel_steps import Chain, Divide, JointMaximum
+from morphem.types import ChannelBatch
+from morphem.zoo.base import Checkpoint, Pretrained, Record
+from morphem.zoo.dinov3_names import dinov3_from_authors, dinov3_to_authors, is_dinov3
+from morphem.zoo.timm_records import RECORDS
+
+_PROJECTION = "patch_embed.proj.weight"
+_NEEDED = (_PROJECTION, "cls_token", "blocks.0.attn.qkv.weight", "norm.weight")
+_LEFT_OUT = ("head.", "head_dist.", "mask_token")
+Brightness = Literal["image_maximum", "full_scale"]
+
+
+class TimmViTs(Pretrained):
+    """Transformers on three colours; classifiers (`head.*`) and the mask token are left out.
+
+    Args:
+        n_heads: Attention heads: 6 for ViT-S, 12 for ViT-B, 16 for ViT-L.
+        mean: Subtracted from red, green and blue after pixels were brought to 0 .. 1.
+        std: What they are divided by then.
+        position_offset: How positions are resampled for sizes other than the trained one; see `VisionTransformer`. DINO
+            and DINOv2 without registers: 0.1; DINOv2 with registers, and timm: 0.
+        position_antialias: The same. DINOv2 with registers, and timm: True.
+        layer_norm_eps: Of all normalisations; DINOv3 has 1e-5 whatever is said here.
+        input_size_px: Planes are resized to this side, bilinearly with antialiasing.
+        brightness: What becomes 1: `image_maximum`, the brightest pixel of all channels of the image (CHAMMI-75);
+            `full_scale`, 255 (the ImageNet baseline of uniDINO's paper, with mean 0 and std 1).
+
+    Raises:
+        ConfigError: If `brightness` is neither, or `n_heads` is below 1.
+    """
+
+    records: ClassVar[tuple[Record, ...]] = RECORDS
+
+    def __init__(
+        self,
+        n_heads: int = 6,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        position_offset: float = 0.1,
+        position_antialias: bool = False,
+        layer_norm_eps: float = 1e-6,
+        input_size_px: int = 224,
+        brightness: Brightness = "image_maximum",
+    ) -> None:
+        if brightness not in ("image_maximum", "full_scale"):
+            raise ConfigError(f"timm_vits: brightness='{brightness}' must be 'image_maximum' or 'full_scale'.")
+        if n_heads < 1:
+            raise ConfigError(f"timm_vits: n_heads={n_heads} must be at least 1.")
+        self.n_heads = n_heads
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.position_offset = position_offset
+        self.position_antialias = position_antialias
+        self.layer_norm_eps = layer_norm_eps
+        self.input_size_px = input_size_px
+        self.brightness: Brightness = brightness
+
+    @classmethod
+    def recognises(cls, checkpoint: Checkpoint) -> bool:
+        """Whether a flat file holds a vision transformer on three channels, in timm's names or in Meta's."""
+        tensors = checkpoint.under("")
+        projection = tensors.get(_PROJECTION)
+        colours = projection is not None and projection.ndim == 4 and projection.shape[1] == 3
+        placed = "pos_embed" in tensors or is_dinov3(tensors)
+        return colours and placed and all(name in tensors for name in _NEEDED)
+
+    def convert(self, checkpoint: Checkpoint) -> Encoder:
+        """Build the encoder from a flat file in timm's names, or in those of DINO, DINOv2 or DINOv3.
+
+        Args:
+            checkpoint: The file.
+
+        Raises:
+            WeightsError: If keys are missing or left over.
+        """
+        source = str(checkpoint.path)
+        tensors = {k: v for k, v in checkpoint.under("").items() if not k.startswith(_LEFT_OUT)}
+        missing = [name for name in _NEEDED if name not in tensors]
+        if missing:
+            raise WeightsError(
+                f"{source} is no vision transformer for pictures: {', '.join(missing)} not among its "
+                f"{len(tensors)} tensors."
+            )
+        backbone: Backbone
+        if is_dinov3(tensors):
+            backbone, form = self._dinov3(tensors, source)
+        else:
+            backbone, form = self._plain(tensors, source)
+        at_full_scale = self.brightness == "full_scale"
+        encoder = Encoder(
+            RGBBagOfChannels(backbone, self.mean, self.std),
+            Chain([Divide(255.0)]) if at_full_scale else Chain([], input_domain="any"),
+            input_size_px=self.input_size_px,
+            after_resize=None if at_full_scale else JointMaximum(),
+        ).eval()
+        encoder.card = {"form": form}
+        return encoder
+
+    def _plain(self, tensors: dict[str, Tensor], source: str) -> tuple[VisionTransformer, str]:
+        """Build a transformer with a table of positions; return it with the form of its file."""
+        if "pos_embed" not in tensors:
+            raise WeightsError(f"{source} is no vision transformer with positions: it lacks pos_embed.")
+        form = "meta" if "register_tokens" in tensors else "timm"
+        rows = tensors["pos_embed"].shape[1]
+        has_class_row = round(rows**0.5) ** 2 != rows
+        form += "" if has_class_row else ", no class row"
+        ours = {("reg_token" if k == "register_tokens" else k): v for k, v in tensors.items()}
+        if not has_class_row:
+            row = torch.zeros_like(ours["pos_embed"][:, :1])
+            ours["pos_embed"] = torch.cat([row, ours["pos_embed"]], dim=1)
+        width, n_channels, patch, _ = ours[_PROJECTION].shape
+        mlp = ours.get("blocks.0.mlp.fc1.weight")
+        network = VisionTransformer(
+            "vit_small_patch16_224",
+            patch_size_px=patch,
+            image_size_px=round((ours["pos_embed"].shape[1] - 1) ** 0.5) * patch,
+            embed_dim=width,
+            depth=len({name.split(".")[1] for name in ours if name.startswith("blocks.")}),
+            n_heads=self.n_heads,
+            in_channels=n_channels,
+            registers=ours["reg_token"].shape[1] if "reg_token" in ours else 0,
+            layer_scale=1.0 if "blocks.0.ls1.gamma" in ours else None,
+            qkv_bias="blocks.0.attn.qkv.bias" in ours,
+            layer_norm_eps=self.layer_norm_eps,
+            mlp_ratio=None if mlp is None else len(mlp) / width,
+            position_offset=self.position_offset,
+            position_antialias=self.position_antialias,
+        )
+        weights.load_strictly(network.network, ours, source)
+        return network, form
+
+    def _dinov3(self, tensors: dict[str, Tensor], source: str) -> tuple[AnyTimm, str]:
+        """Build a DINOv3 transformer, timm's own; return it with the form of its file."""
+        width, n_channels, patch, _ = tensors[_PROJECTION].shape
+        if width % (4 * self.n_heads):
+            raise WeightsError(
+                f"{source}: n_heads={self.n_heads} does not give heads of a multiple of 4 numbers in a width of {width},"
+                " which DINOv3's rotary positions need; give the right n_heads."
+            )
+        form, ours = dinov3_from_authors(tensors, self.n_heads, source)
+        settings = {
+            "patch_size": patch,
+            "embed_dim": width,
+            "depth": len({name.split(".")[1] for name in ours if name.startswith("blocks.")}),
+            "num_heads": self.n_heads,
+            "num_reg_tokens": ours["reg_token"].shape[1],
+            "global_pool": "token",
+            "dynamic_img_size": True,
+        }
+        biased = "_qkvb" if "blocks.0.attn.q_bias" in ours else ""
+        network = AnyTimm(f"vit_small_patch16_dinov3{biased}", in_channels=n_channels, settings=settings)
+        weights.load_strictly(network.network, ours, source)
+        return network, form
+
+    def to_authors(self, encoder: Encoder) -> dict[str, Tensor]:
+        """Return the tensors under the names, and in the form, of the file that they came from."""
+        form = encoder.card.get("form", "timm")
+        backbone: Any = encoder.channels.backbone
+        tensors = dict(backbone.network.state_dict())
+        if form.startswith("dinov3"):
+            return dinov3_to_authors(tensors, form)
+        if "no class row" in form:
+            tensors["pos_embed"] = tensors["pos_embed"][:, 1:].clone()
+        return {("register_tokens" if k == "reg_token" and "meta" in form else k): v for k, v in tensors.items()}
+
+    @classmethod
+    def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
+        """Take the facts of `dinov2_boc*` records: heads, epsilon, resampling of positions, mean and std."""
+        if not str(record.get("fixture", "")).startswith("dinov2_boc"):
+            return None
+        constructor, pixels = record["constructor"], record["normalisation"]
+        return cls(
+            n_heads=constructor["num_heads"],
+            mean=pixels["mean"],
+            std=pixels["std"],
+            position_offset=constructor["interpolate_offset"],
+            position_antialias=constructor["interpolate_antialias"],
+            layer_norm_eps=record["architecture"]["layer_norm_eps"],
+        )
+
+    def replay(
+        self,
+        encoder: Encoder,
+        checkpoint: Checkpoint,
+        record: Mapping[str, Any],
+        case: str,
+        inputs: Mapping[str, Any],
+    ) -> dict[str, Tensor]:
+        """Compute the class tokens of all channels, with the authors' file and with timm's."""
+        images, wanted = inputs["images"], record["cases"][case]["outputs"]
+        n_images, n_channels = images.shape[:2]
+        names = [f"plane {i}" for i in range(n_channels)]
+        batch = ChannelBatch.from_planes([list(image) for image in images], [names] * n_images)
+        outputs = {"features": encoder.features(batch).reshape(n_images, -1)}
+        converted = [name for name in record.get("files", ()) if name.endswith(".timm.safetensors")]
+        if "features_through_timm" in wanted and converted:
+            rule = type(self)(self.n_heads, self.mean, self.std, 0.0, True, self.layer_norm_eps)
+            through = rule.convert(Checkpoint.read(checkpoint.path.with_name(converted[0])))
+            through = through.to(encoder.device, encoder.dtype)
+            outputs["features_through_timm"] = through.features(batch).reshape(n_images, -1)
+        return outputs
