@@ -175,6 +175,8 @@ class Benchmark(ABC):
         score_names: Every name that `Score.values` may have, with what it is; the first is the headline.
         variants: Name and one sentence each, where code and paper differ. The first is the default: the one that made
             the published number, and its sentence says so.
+        model_variant: The variant that a run from an encoder (`--model`, callbacks) takes where none is asked for, if
+            the published rows of encoders were not made by the default.
         published: The results table.
         interval_unit: What the protocol averages over, hence what intervals draw (`compound`, `plate`, `gene`); "" with
             `no_interval` where there is none.
@@ -202,6 +204,7 @@ class Benchmark(ABC):
     side_tables: ClassVar[tuple[SideTable, ...]] = ()
     score_names: ClassVar[Mapping[str, str]]
     variants: ClassVar[Mapping[str, str]]
+    model_variant: ClassVar[str | None] = None
     published: ClassVar[tuple[PublishedRow, ...]] = ()
     interval_unit: ClassVar[str] = ""
     no_interval: ClassVar[str] = ""

@@ -30,6 +30,10 @@ _PAIRS_PER_SECOND = 2.5e7  # compared, sorted and counted by one core, at a thou
 _DECIMALS = 12  # products of the same rows in blocks of other sizes differ after that
 
 
+class NothingToRetrieveError(DataError):
+    """No query has both positives and negatives."""
+
+
 @dataclass(frozen=True)
 class PairRule:
     """Which pairs of rows are positive and which are negative; columns are named as in the table.
@@ -157,7 +161,8 @@ def average_precision(
 
     Raises:
         ConfigError: If there would be more similarities than the limit.
-        DataError: If a column is missing, a row has no direction, or no query has both positives and negatives.
+        DataError: If a column is missing or a row has no direction.
+        NothingToRetrieveError: If no query has both positives and negatives.
     """
     asking = np.ones(len(metadata), bool) if queries is None else np.asarray(queries, bool)
     cost = predict_cost(metadata, rule, values.shape[1], asking)
@@ -182,7 +187,7 @@ def average_precision(
         }
     )
     if not table["average_precision"].notna().any():
-        raise DataError(
+        raise NothingToRetrieveError(
             f"no row has both positives (another row of the same {_listed(rule.pos_sameby)}) and negatives "
             f"({rule.words()}); check these columns."
         )
@@ -270,7 +275,7 @@ def multilabel_average_precision(
         Columns `row`, `label`, `average_precision`, `n_pos_pairs`, `n_total_pairs`; labels of one row are left out.
 
     Raises:
-        DataError: If no label has two rows, or no row has negatives.
+        NothingToRetrieveError: If no label has two rows, or no row has negatives.
     """
     names = sorted({label for row in labels for label in row})
     number = {name: i for i, name in enumerate(names)}
@@ -291,7 +296,7 @@ def multilabel_average_precision(
     columns = ["row", "label", "average_precision", "n_pos_pairs", "n_total_pairs"]
     table = pd.DataFrame(results, columns=columns)
     if table.empty or not table["average_precision"].notna().any():
-        raise DataError("no label has two rows that have negatives; there is nothing to retrieve.")
+        raise NothingToRetrieveError("no label has two rows that have negatives; there is nothing to retrieve.")
     return table
 
 

@@ -16,12 +16,16 @@ COMMANDS = {
         "loss and probes of a checkpoint: morphem validate --config RUN/config.yaml --ckpt_path last.ckpt",
     ),
     "test": ("morphem.cli.fit", "as validate, on the test shards"),
-    "predict": ("morphem.cli.fit", "embeddings through the trainer, batch by batch; most users want embed"),
+    "predict": ("morphem.cli.fit", "embed with a run's own data and trainer; most users want embed"),
     "check": (
         "morphem.cli.check",
         "resolve a config, build all of it without memory, read one sample: morphem check --config dino_boc.yaml",
     ),
     "ingest": ("morphem.cli.ingest", "images to shards: morphem ingest STUDY_FOLDER --output shards/"),
+    "benchmark": (
+        "morphem.cli.benchmark",
+        "score an encoder or a table: morphem benchmark jumpcp1 --features profiles/ --output out.json",
+    ),
     "embed": (
         "morphem.cli.embed",
         "images to a feature table: morphem embed --model RUN --data shards/ --output features.parquet",
