@@ -20,6 +20,8 @@ from morphem.pickles import read_checkpoint as read_checkpoint  # re-exported: o
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+INHERITED = ("license", "restricted", "citation", "source", "family", "record")
+"""What a model card keeps of the weights that a training started from: who made them, and what may be done with them."""
 _SHOWN = 5
 
 
@@ -127,6 +129,15 @@ def _listed(what: str, items: list[str]) -> str:
         return ""
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return f"{len(items)} {what} ({', '.join(items[:_SHOWN])}{more})"
+
+
+def inherited(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a model card that stays with weights that were trained further.
+
+    Args:
+        card: Of the weights that training starts from.
+    """
+    return {key: card[key] for key in INHERITED if key in card}
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], readme: str) -> None:

@@ -18,6 +18,7 @@ from morphem.registry import name_of
 from morphem.sharding import whole
 from morphem.spec import class_of
 from morphem.types import ChannelBatch
+from morphem.weights import inherited
 
 
 class RunSummary(L.Callback):
@@ -117,6 +118,7 @@ class RunSummary(L.Callback):
 
     def _card(self, trainer: L.Trainer, method: Method) -> dict[str, Any]:
         return {
+            **inherited(method.exported_encoder().card),
             "method": method_name(method),
             "exported": method.exported_encoder_key.removesuffix("."),
             "steps": trainer.global_step,

@@ -34,6 +34,10 @@ COMMANDS = {
         "morphem.cli.profile",
         "features to profiles: morphem profile features.parquet --recipe profile_jump.yaml --output profiles.parquet",
     ),
+    "models": (
+        "morphem.cli.models",
+        "pretrained encoders: morphem models list, show, download, convert, verify, export",
+    ),
     "plugins": ("morphem.cli.plugins", "list what is registered, from which package, and check it: morphem plugins"),
 }
 """Module and one-line help of every command."""

@@ -31,6 +31,7 @@ from morphem.schedules import Horizon
 from morphem.sharding import is_sharded, shard
 from morphem.spec import Configurable, to_spec
 from morphem.types import ChannelBatch, StepOutput
+from morphem.weights import inherited
 
 
 class Method(L.LightningModule, Configurable, ABC):
@@ -326,6 +327,7 @@ class Method(L.LightningModule, Configurable, ABC):
             "spec": to_spec(self),
             "exported": self.exported_encoder_key,
             "version": version("morphem"),
+            "card": inherited(self.exported_encoder().card),
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from morphem.normalizers import SelfNormalize
 from morphem.optimizers import AdamWRecipe
 from morphem.spec import to_spec
 from morphem.types import ChannelBatch, StepOutput
-from morphem.weights import load_strictly
+from morphem.weights import inherited, load_strictly
 
 _OBJECTIVES = ("cross_entropy", "proxy", "triplet")
 
@@ -248,6 +248,7 @@ class Finetune(LabelledMethod):
             tensors.update(new)
         load_strictly(self.encoder, tensors, name)
         self.encoder.origin = dict(pretrained.origin)
+        self.encoder.card = inherited(pretrained.card)  # a licence that restricts use stays with what is made of it
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode of everything but a frozen encoder, which has no dropout and no stochastic depth."""

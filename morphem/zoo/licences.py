@@ -8,6 +8,20 @@ from morphem.data.cache import cache_folder
 from morphem.errors import WeightsError
 from morphem.zoo.base import Record
 
+_SPELLINGS = {
+    name.casefold(): name
+    for name in ("MIT", "Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC0-1.0")
+}
+
+
+def title(license: str) -> str:  # noqa: A002
+    """Return a licence as SPDX spells it, or as it stands.
+
+    Args:
+        license: Of a record; the hub spells it in small letters.
+    """
+    return _SPELLINGS.get(license.casefold(), license)
+
 
 def notice(record: Record) -> str:
     """Say in a line under what licence weights are.
@@ -16,7 +30,7 @@ def notice(record: Record) -> str:
         record: Of the weights.
     """
     kind = "restricts use: read it before you go on" if record.restricted else "no restriction of use known"
-    return f"{record.name}: licence {record.license} ({kind}), from {record.source}"
+    return f"{record.name}: licence {title(record.license)} ({kind}), from {record.source}"
 
 
 def _file(record: Record) -> Path:

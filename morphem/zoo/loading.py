@@ -226,4 +226,5 @@ def _from_content(content: Mapping[str, Any], source: str) -> Encoder:
     }
     weights.load_strictly(encoder, tensors, f"{source} ({prefix}*)")
     encoder.origin = {"model": source}
+    encoder.card = dict(ours.get("card", {}))
     return encoder.eval()  # type: ignore[no-any-return]
