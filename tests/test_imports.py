@@ -54,6 +54,7 @@ FORBIDDEN = {
 # Modules that work without torch: scoring a table and filling shards need no training stack.
 TORCH_FREE = [
     "morphem",
+    "morphem.cellprofiler",
     "morphem.errors",
     "morphem.registry",
     "morphem.spec",

@@ -157,8 +157,8 @@ class TimmViTs(Pretrained):
         width, n_channels, patch, _ = tensors[_PROJECTION].shape
         if width % (4 * self.n_heads):
             raise WeightsError(
-                f"{source}: n_heads={self.n_heads} does not give heads of a multiple of 4 numbers in a width of {width},"
-                " which DINOv3's rotary positions need; give the right n_heads."
+                f"{source}: n_heads={self.n_heads} does not give heads of a multiple of 4 numbers in a width of {width}"
+                ", which DINOv3's rotary positions need; give the right n_heads."
             )
         form, ours = dinov3_from_authors(tensors, self.n_heads, source)
         settings = {
