@@ -141,12 +141,14 @@ class Encoder(nn.Module, Configurable):
             (P, D) or (N, D), float32 (float64 where the weights are); no row depends on the other images of the batch.
 
         Raises:
+            ChannelError: If an image has channels that the strategy does not take.
             DataError: If pixels are of another type, NaN or infinite, planes of an image differ in size, or a size does
                 not suit the backbone.
         """
         if not batch.ragged:
             raise DataError("features() takes ragged batches of pixels; normalised, dense ones go to forward().")
         with evaluating(self):
+            self.channels.check(batch)
             with torch.autocast(batch.planes.device.type, enabled=False):
                 normalised = self.normalizer(batch, self.dtype)
             n_rows = batch.n_planes if self.per_channel else batch.n_images

@@ -45,6 +45,11 @@ class SeveralBlocks(Backbone):
         """Height and width of a patch in pixels."""
         return self.backbone.patch_size_px
 
+    @property
+    def in_channels(self) -> int:
+        """Planes that the patch projection takes at once."""
+        return self.backbone.in_channels
+
     def forward(self, planes: Tensor) -> Tensor:
         """Embed planes, (P, D * (n_blocks + mean_patch)).
 

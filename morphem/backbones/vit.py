@@ -140,6 +140,11 @@ class VisionTransformer(TokenBackbone):
         height, width = self.network.patch_embed.patch_size
         return height, width
 
+    @property
+    def in_channels(self) -> int:
+        """Planes that the patch projection takes at once."""
+        return int(self.network.patch_embed.proj.in_channels)
+
     def forward(self, planes: Tensor) -> Tensor:
         """Embed planes.
 

@@ -68,6 +68,16 @@ class ChannelStrategy(nn.Module, Configurable, ABC):
         """
         return resolve_name(name)
 
+    def check(self, batch: ChannelBatch) -> None:
+        """Refuse images whose channels the strategy cannot take, before anything is done to their pixels.
+
+        Args:
+            batch: Any; only its channel types are looked at.
+
+        Raises:
+            ChannelError: Says which image lacks what.
+        """
+
     def sequences(self, batch: ChannelBatch) -> list[Sequences]:
         """Turn a batch into patch tokens; sequences of one length stand together.
 

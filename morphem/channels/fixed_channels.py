@@ -28,8 +28,8 @@ class FixedChannels(ChannelStrategy):
     The planes of an image may come in any order: their names decide where they go.
 
     Args:
-        backbone: A vision transformer (`vit`, or `several_blocks` over one), whose patch projection is widened to all
-            channels.
+        backbone: A vision transformer (`vit`, or `several_blocks` over one). A patch projection for another number of
+            channels is replaced by an untrained one.
         channels: What the input channels show, by name or alias, in the order of the weights.
 
     Raises:
@@ -63,7 +63,8 @@ class FixedChannels(ChannelStrategy):
         if isinstance(backbone, VisionTransformer):
             self.n_prefix = backbone.n_prefix
             self.needs_places = backbone.needs_places
-        backbone.widen(len(self.channels))
+        if backbone.in_channels != len(self.channels):
+            backbone.widen(len(self.channels))
 
     def resolve(self, name: str | int) -> str:
         """Return the channel type that a user means, by name, alias, or place in the order of the weights from 0.
@@ -102,6 +103,10 @@ class FixedChannels(ChannelStrategy):
                 )
             rows.append([first + names.index(name) for name in self.channels])
         return torch.tensor(rows, device=batch.offsets.device)
+
+    def check(self, batch: ChannelBatch) -> None:
+        """Refuse images that have not exactly the channels that are named; see `ordered`."""
+        self.ordered(batch)
 
     def forward(self, batch: ChannelBatch) -> Tensor:
         """Embed every image of a dense, normalised batch: (N, D).
