@@ -128,12 +128,9 @@ def prepare(
         raise DataError(
             f"the part '{lost[0].name}' ({lost[0].what}) is missing; there are: {', '.join(tables) or 'none'}."
         )
-    renamed = {_long(name): _long(column) for name, column in (columns or {}).items()}
-    _check_renamed(benchmark, renamed)
-    canonical = {
-        name: _canonical(table, parts[name], renamed, _where(benchmark, name)) for name, table in tables.items()
-    }
-    inputs = benchmark.adapt(Inputs(canonical, _checked_side(benchmark, side or {})))
+    _check_renamed(benchmark, columns or {})
+    found = {name: canonical(table, parts[name], columns, _where(benchmark, name)) for name, table in tables.items()}
+    inputs = benchmark.adapt(Inputs(found, _checked_side(benchmark, side or {})))
     for name, table in inputs.tables.items():
         where = _where(benchmark, name)
         checks.finite(table, where)
@@ -151,13 +148,24 @@ def _long(name: str) -> str:
 
 def _check_renamed(benchmark: Benchmark, renamed: Mapping[str, str]) -> None:
     known = {column.name for part in benchmark.parts_in_use() for column in part.columns}
-    for name in renamed:
+    for name in map(_long, renamed):
         if name not in known:
             raise ConfigError(unknown_name("column of the protocol", name, known))
 
 
-def _canonical(table: FeatureTable, part: Part, renamed: Mapping[str, str], where: str) -> FeatureTable:
-    """Copy the columns that the protocol reads to their canonical names."""
+def canonical(table: FeatureTable, part: Part, columns: Mapping[str, str] | None, where: str) -> FeatureTable:
+    """Copy the columns that a protocol reads to their canonical names.
+
+    Args:
+        table: Features.
+        part: Says which columns.
+        columns: Column of the table by canonical name, where it has another name.
+        where: What to call the table in errors.
+
+    Raises:
+        DataError: If a required column is missing, or a row lacks a value that it must have.
+    """
+    renamed = {_long(name): _long(column) for name, column in (columns or {}).items()}
     metadata = table.metadata.reset_index(drop=True)
     added: dict[str, pd.Series[Any]] = {}
     for column in part.columns:

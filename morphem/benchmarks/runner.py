@@ -11,7 +11,7 @@ import pandas as pd
 
 from morphem import registry
 from morphem.benchmarks import inputs as reading
-from morphem.benchmarks.base import Benchmark, Inputs, Part
+from morphem.benchmarks.base import Benchmark, FeatureRecipe, Inputs
 from morphem.benchmarks.leaks import LeakReport, probe_leaks
 from morphem.benchmarks.record import Record, describe_features, frame_hash
 from morphem.errors import ConfigError, DataError, unknown_name
@@ -205,8 +205,8 @@ def score_model(
     for part in benchmark.parts_in_use():
         if part.name not in places:
             continue
-        changed = replace(part.recipe, **dict(recipe or {}))
-        differs += [*part.recipe.differs, *_changes(part, changed)]
+        changed = changed_recipe(part.recipe, recipe)
+        differs += [*part.recipe.differs, *recipe_changes(part.recipe, changed)]
         tables[part.name] = cached_features(
             encoder, places[part.name], changed, cache=cache, query=query, batch_size=batch_size,
             num_workers=num_workers, device=device, progress=progress,
@@ -219,8 +219,21 @@ def score_model(
     return score_tables(name, benchmark, tables, frames, columns=columns, source=source, differs=unique, leaks=leaks)
 
 
-def _changes(part: Part, changed: Any) -> list[str]:
-    old = part.recipe
+def changed_recipe(recipe: FeatureRecipe, changes: Mapping[str, Any] | None) -> FeatureRecipe:
+    """Return a recipe with some fields changed.
+
+    Raises:
+        ConfigError: If there is no such field.
+    """
+    known = [field for field in FeatureRecipe.__dataclass_fields__ if field != "differs"]
+    for key in changes or {}:
+        if key not in known:
+            raise ConfigError(unknown_name("field of a feature recipe", key, known))
+    return replace(recipe, **dict(changes or {}))
+
+
+def recipe_changes(old: FeatureRecipe, changed: FeatureRecipe) -> list[str]:
+    """Return what a changed recipe does otherwise, one sentence per field."""
     return [
         f"{field}={getattr(changed, field)!r} instead of the protocol's {getattr(old, field)!r}"
         for field in old.__dataclass_fields__

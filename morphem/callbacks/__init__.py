@@ -1,5 +1,6 @@
 """What watches a run: probes, health, throughput, a graceful stop, and the summary at its end."""
 
+from morphem.callbacks.benchmarks import Benchmarks
 from morphem.callbacks.compiled import Compile
 from morphem.callbacks.graceful_stop import GracefulStop
 from morphem.callbacks.health import Health
@@ -9,4 +10,4 @@ from morphem.callbacks.probe import Probe
 from morphem.callbacks.run_summary import RunSummary
 from morphem.callbacks.throughput import Throughput
 
-__all__ = ["Compile", "GracefulStop", "Health", "KNNProbe", "LinearProbe", "Probe", "RunSummary", "Throughput"]
+__all__ = ["Benchmarks", "Compile", "GracefulStop", "Health", "KNNProbe", "LinearProbe", "Probe", "RunSummary", "Throughput"]
