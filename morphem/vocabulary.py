@@ -15,8 +15,8 @@ class Vocabulary:
         names: Channel types by name or alias.
         aliases: Further channel types, each with the one of `names` that stands for it.
         unknown: One of `UNKNOWN_POLICIES`.
-        own_names: What the weights' authors call the channels, each with the one of `names` that it stands for. One of
-            `names` that stands for itself here needs no channel type: it is known to these weights alone.
+        own_names: What the weights' authors call the channels, each with the one of `names` or `aliases` that it stands
+            for. One that stands for itself here needs no channel type: it is known to these weights alone.
 
     Attributes:
         names: Channel types by name.
@@ -34,16 +34,16 @@ class Vocabulary:
         self.names = resolve_distinct(names, "vocabulary", alone)
         self.unknown = unknown
         self._numbers = {name: number for number, name in enumerate(self.names)}
-        for name, target in self._own.items():
-            if target not in self.names:
-                raise ChannelError(f"own_names: '{name}' stands for '{target}', but {self._not_there(target)}")
         for alias, target in aliases.items():
-            name, known = resolve_channel(alias), resolve_channel(target)
+            name, known = (part if part in alone else resolve_channel(part) for part in (alias, target))
             if name in self.names:
                 raise ChannelError(f"aliases: '{alias}' is in the vocabulary itself; leave one of the two out.")
             if known not in self.names:
                 raise ChannelError(f"aliases: '{alias}' stands for '{target}', but {self._not_there(known)}")
             self._numbers[name] = self._numbers[known]
+        for name, target in self._own.items():
+            if target not in self._numbers:
+                raise ChannelError(f"own_names: '{name}' stands for '{target}', but {self._not_there(target)}")
 
     def resolve(self, name: str | int) -> str:
         """Return the channel type that a user means.

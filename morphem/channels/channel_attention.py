@@ -22,6 +22,8 @@ from morphem.errors import ConfigError
 from morphem.types import ChannelBatch
 from morphem.vocabulary import UNKNOWN_POLICIES, Vocabulary
 
+_PADDING = ""  # channel type of planes that fill up an image
+
 
 class ChannelAttention(JointChannels):
     """One sequence of patch tokens per image, with an embedding of the channel type added to each (ChannelViT).
@@ -46,9 +48,11 @@ class ChannelAttention(JointChannels):
         accidental_positions: Where all channels of a square image together have as many patches as the trained grid,
             lay that grid over all of them as one long row, as the code of ChannelViT does by accident. For comparison
             with such features alone; needs `nudged_positions`.
-        padded_channels: Add empty planes of the first type of the vocabulary up to this number of channels and let
-            every token see them, as CHAMMI-75's DINO does to the smaller images of a batch. For comparison with such
-            features alone; in use, not in training.
+        padded_channels: Treat images of fewer channels as the code of CHAMMI-75 does in a batch where another image has
+            this many: their positions are resampled as those of the larger image, and, with `padding_seen`, empty planes
+            without a channel embedding follow. For comparison with such features alone; in use, not in training.
+        padding_seen: Whether every token sees the empty planes, as in the DINO network of CHAMMI-75, whose mask never
+            reaches its attention; its MAE and SimCLR networks mask them. Needs `padded_channels`.
         own_names: What the weights' authors call the channels, each with the entry of the vocabulary that it stands
             for. An entry that stands for itself here needs no channel type of morphem's.
 
@@ -69,14 +73,19 @@ class ChannelAttention(JointChannels):
         nudged_positions: bool = False,
         accidental_positions: bool = False,
         padded_channels: int | None = None,
+        padding_seen: bool = False,
         own_names: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(backbone)
         _check(sampling, diversity_temperature, unknown, embedding_init)
         if padded_channels is not None and padded_channels < 1:
             raise ConfigError(f"channel_attention: padded_channels={padded_channels} must be at least 1, or null.")
-        if accidental_positions and not nudged_positions:
-            raise ConfigError("channel_attention: accidental_positions=true needs nudged_positions=true.")
+        if padding_seen and padded_channels is None:
+            raise ConfigError("channel_attention: padding_seen=true has no effect without padded_channels.")
+        if accidental_positions and (not nudged_positions or padded_channels is not None):
+            raise ConfigError(
+                "channel_attention: accidental_positions=true needs nudged_positions=true and no padded_channels."
+            )
         if nudged_positions and (not isinstance(backbone, VisionTransformer) or backbone.fixed_positions):
             raise ConfigError("channel_attention: nudged_positions=true needs the backbone vit with learned positions.")
         self.vocabulary = Vocabulary(vocabulary, aliases or {}, unknown, own_names)
@@ -85,6 +94,7 @@ class ChannelAttention(JointChannels):
         self.nudged_positions = nudged_positions
         self.accidental_positions = accidental_positions
         self.padded_channels = padded_channels
+        self.padding_seen = padding_seen
         self.channel_embedding = nn.Parameter(torch.empty(len(self.vocabulary.names), self.embed_dim))
         if embedding_init == "orthogonal":
             nn.init.orthogonal_(self.channel_embedding)
@@ -114,7 +124,11 @@ class ChannelAttention(JointChannels):
         Raises:
             ChannelError: If a type is not in the vocabulary, in training or where `unknown` is `error`.
         """
-        numbers = [self.vocabulary.number(name, strict=self.training) for name in batch.channel_types]
+        behind = len(self.vocabulary.names)
+        numbers = [
+            behind if name == _PADDING else self.vocabulary.number(name, strict=self.training)
+            for name in batch.channel_types
+        ]
         return torch.tensor(numbers, device=batch.planes.device)
 
     def identity(self, batch: ChannelBatch, planes: Tensor | None) -> Tensor:
@@ -125,7 +139,7 @@ class ChannelAttention(JointChannels):
             planes: The planes that are looked at, (P',), int64; None for all.
         """
         table: Tensor = self.channel_embedding
-        if self.vocabulary.unknown in ("zero", "mean"):
+        if self.padding_seen or self.vocabulary.unknown in ("zero", "mean"):
             table = torch.cat([table, torch.zeros_like(table[:1]), table.mean(0, keepdim=True)])
         types = self.types(batch)
         return table[types if planes is None else types[planes]]
@@ -148,8 +162,8 @@ class ChannelAttention(JointChannels):
         Args:
             batch: Dense and normalised.
         """
-        if self.padded_channels is not None and not self.training:
-            batch = _padded(batch, self.padded_channels, self.vocabulary.names[0])
+        if self.padding_seen and self.padded_channels is not None and not self.training:
+            batch = _padded(batch, self.padded_channels)
         return super().sequences(batch)
 
     def sequence_positions(self, grid: tuple[int, int], n_channels: int) -> Tensor:
@@ -159,6 +173,9 @@ class ChannelAttention(JointChannels):
             grid: Patches along height and width.
             n_channels: C, planes of the image.
         """
+        if self.padded_channels is not None and not self.training:
+            n_channels = max(n_channels, self.padded_channels)
+            return super().sequence_positions(grid, n_channels)
         if self.accidental_positions and isinstance(self.backbone, VisionTransformer) and grid[0] == grid[1]:
             trained = self.backbone.network.patch_embed.grid_size
             n_patches = grid[0] * grid[1]
@@ -184,15 +201,15 @@ class ChannelAttention(JointChannels):
         return cls(VisionTransformer.tiny(), [*vocabulary, "endoplasmic reticulum"])
 
 
-def _padded(batch: ChannelBatch, n_channels: int, name: str) -> ChannelBatch:
-    """Add empty planes to every image of a dense batch that has fewer channels."""
+def _padded(batch: ChannelBatch, n_channels: int) -> ChannelBatch:
+    """Add empty planes without a channel embedding to every image of a dense batch that has fewer channels."""
     planes: list[Tensor] = []
     names: list[str] = []
     counts: list[int] = []
     for first, last in pairwise(batch.offsets.tolist()):
         missing = max(0, n_channels - (last - first))
         planes += [batch.planes[first:last], batch.planes.new_zeros(missing, *batch.planes.shape[1:])]
-        names += [*batch.channel_types[first:last], *[name] * missing]
+        names += [*batch.channel_types[first:last], *[_PADDING] * missing]
         counts.append(last - first + missing)
     return batch._replace(
         planes=torch.cat(planes),

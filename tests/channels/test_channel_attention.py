@@ -207,20 +207,32 @@ def test_accidental_positions_lay_the_trained_grid_over_all_channels_where_they_
     torch.testing.assert_close(strategy(two), _tiny(nudged_positions=True)(two))
 
 
-def test_padded_channels_are_empty_planes_of_the_first_type_and_only_there_where_there_are_too_few() -> None:
-    plain, padded = _tiny(), _tiny(padded_channels=2)
+def test_padding_is_empty_planes_without_an_embedding_that_smaller_images_see() -> None:
+    plain, padded = _tiny(unknown="zero"), _tiny(padded_channels=2, padding_seen=True)
     batch = dense_batch([["actin"], ["rna", "actin", "r"]])
-    one = dense_batch([["actin", "nucleus"]])
-    one = one._replace(planes=torch.cat([batch.planes[:1], torch.zeros_like(batch.planes[:1])]))
-    torch.testing.assert_close(padded(batch)[:1], plain(one), atol=1e-6, rtol=0)
+    two = dense_batch([["actin", "mitochondria"]])  # with unknown: zero, mitochondria has no embedding
+    two = two._replace(planes=torch.cat([batch.planes[:1], torch.zeros_like(batch.planes[:1])]))
+    torch.testing.assert_close(padded(batch)[:1], plain(two), atol=1e-6, rtol=0)
     torch.testing.assert_close(padded(batch)[1:], plain(batch)[1:], atol=1e-6, rtol=0)
     assert not torch.allclose(padded(batch)[:1], plain(batch)[:1], atol=1e-3)
+
+
+def test_masked_padding_changes_the_positions_of_smaller_images_alone() -> None:
+    batch = dense_batch([["actin"], ["rna", "actin"]], size_px=16)  # the trained size of this backbone
+    plain, padded = _tiny(nudged_positions=True), _tiny(nudged_positions=True, padded_channels=2)
+    stored = plain.sequences(batch)[0].places[0] - plain.channel_embedding[1]
+    resampled = plain.sequences(batch)[1].places[0, :4] - plain.channel_embedding[2]
+    one, two = padded.sequences(batch)
+    torch.testing.assert_close(one.places[0] - padded.channel_embedding[1], resampled)
+    torch.testing.assert_close(two.tokens, plain.sequences(batch)[1].tokens)
+    assert not torch.allclose(stored, resampled, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"padded_channels": 0}, "padded_channels=0 must be at least 1"),
+        ({"padding_seen": True}, "padding_seen=true has no effect without padded_channels"),
         ({"accidental_positions": True}, "accidental_positions=true needs nudged_positions=true"),
     ],
 )
