@@ -131,7 +131,7 @@ def _by_plate(files: Sequence[Path], recipe: Recipe, leading: int, progress: Pro
         done.append(result)
     common = [name for name in done[0].metadata.columns if all(name in part.metadata for part in done)]
     lost = sorted({str(name) for part in done for name in part.metadata.columns} - set(map(str, common)))
-    metadata = pd.concat([part.metadata[common] for part in done], ignore_index=True)
+    metadata = _below_each_other([part.metadata[common] for part in done])
     values = np.concatenate([part.values for part in done])
     merged = [merge_records(parts) for parts in zip(*records, strict=True)]
     if lost:
@@ -142,6 +142,13 @@ def _by_plate(files: Sequence[Path], recipe: Recipe, leading: int, progress: Pro
     return replace(
         done[0], values=values, metadata=metadata, provenance={**base, RECORD: [*before, *merged], "tables": sources}
     )
+
+
+def _below_each_other(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join rows; a column that has another type in some plate, say because all is missing, gets the type that fits."""
+    mixed = [name for name in parts[0].columns if len({part[name].dtype for part in parts}) > 1]
+    plain = [part.astype(dict.fromkeys(mixed, object)) for part in parts]
+    return pd.concat(plain, ignore_index=True).infer_objects()
 
 
 def _chunks(files: Sequence[Path], recipe: Recipe) -> Iterator[tuple[Path, FeatureTable]]:

@@ -101,14 +101,19 @@ def select_rows(metadata: pd.DataFrame, query: str, step: str) -> Mask:
     """
     if query == "all":
         return np.ones(len(metadata), np.bool_)
+    table = pa.table({str(name): _arrow(metadata[name]) for name in metadata.columns})
     try:
-        # a column of nothing but missing values has no type to compare with: it is a text
-        table = pa.table({str(name): _arrow(metadata[name]) for name in metadata.columns})
-        found = table.append_column("__row", pa.array(np.arange(len(metadata)))).filter(
-            compile_query(query, table.schema)
-        )
+        expression = compile_query(query, table.schema)
     except ConfigError as fault:
-        raise ConfigError(f"{step}: {fault}") from fault
+        # a column of nothing but missing values is a text above; compared with a number, it is a number
+        empty = [name for name in table.column_names if table.column(name).null_count == len(table)]
+        for name in empty:
+            table = table.set_column(table.column_names.index(name), name, pa.nulls(len(table), pa.float64()))
+        try:
+            expression = compile_query(query, table.schema)
+        except ConfigError:
+            raise ConfigError(f"{step}: {fault}") from fault
+    found = table.append_column("__row", pa.array(np.arange(len(metadata)))).filter(expression)
     mask = np.zeros(len(metadata), np.bool_)
     mask[found.column("__row").to_numpy()] = True
     return mask

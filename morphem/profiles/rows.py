@@ -26,7 +26,7 @@ class Annotate(Step):
     Attributes:
         table: CSV, TSV (also gzipped) or Parquet file; a relative path counts from the working directory, then from the
             recipe's folder.
-        on: Columns that both have, or a mapping from a column of the features to one of the table.
+        by: Columns that both have, or a mapping from a column of the features to one of the table.
         columns: Columns to join; all where not given.
         unmatched: What happens to rows of features without an entry: `error`, or `keep` (with missing values).
         unused: What happens to entries without a row of features, such as plates that were not imaged: `error` or
@@ -35,7 +35,7 @@ class Annotate(Step):
     """
 
     table: str
-    on: Sequence[str] | Mapping[str, str]
+    by: Sequence[str] | Mapping[str, str]
     columns: Sequence[str] = ()
     unmatched: Literal["error", "keep"] = "error"
     unused: Literal["error", "ignore"] = "error"
@@ -45,10 +45,10 @@ class Annotate(Step):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not isinstance(self.on, Mapping):
-            object.__setattr__(self, "on", {name: name for name in as_names(self.name, "on", self.on)})
-        if not self.on:
-            raise ConfigError("annotate: on is empty; name the columns that say which rows belong together.")
+        if not isinstance(self.by, Mapping):
+            object.__setattr__(self, "by", {name: name for name in as_names(self.name, "by", self.by)})
+        if not self.by:
+            raise ConfigError("annotate: by is empty; name the columns that say which rows belong together.")
         object.__setattr__(self, "columns", as_names(self.name, "columns", self.columns))
         check_choice(self.name, "unmatched", self.unmatched, ("error", "keep"))
         check_choice(self.name, "unused", self.unused, ("error", "ignore"))
@@ -72,8 +72,7 @@ class Annotate(Step):
         if doubled:
             raise DataError(
                 f"annotate: {len(doubled)} keys are in {self.table} twice, first {doubled[0]}; name more columns in "
-                "'on', "
-                "or remove the doubled rows."
+                "'by', or remove the doubled rows."
             )
         position = pd.Index(theirs).get_indexer(pd.Index(ours))
         self._check_matches(ours, theirs, position, pairs, note)
@@ -83,18 +82,19 @@ class Annotate(Step):
             values = entries[name].astype(object).to_numpy()[position]
             values[position < 0] = None
             self._add(metadata, name, pd.Series(values, index=metadata.index).infer_objects())
-        note.details["joined"] = {"rows": len(entries), "matched": int((position >= 0).sum())}
+        used = position[position >= 0]
+        note.details["joined"] = {"rows_matched": len(used), "entries_used": len(np.unique(used))}
         return replace(table, metadata=metadata)
 
     def _pairs(self, metadata: pd.DataFrame, entries: pd.DataFrame) -> list[tuple[str, str]]:
         """Return the key columns of both sides; the prefix may be missing in the table."""
-        assert isinstance(self.on, Mapping)
-        check_columns(metadata, list(self.on), self.name)
+        assert isinstance(self.by, Mapping)
+        check_columns(metadata, list(self.by), self.name)
         for name in self.columns:
             if name not in entries:
                 raise ConfigError(f"annotate: {self.table}: {unknown_name('column', name, map(str, entries.columns))}")
         pairs = []
-        for left, right in self.on.items():
+        for left, right in self.by.items():
             found = next((name for name in (right, right.removeprefix("Metadata_")) if name in entries), None)
             if found is None:
                 raise ConfigError(f"annotate: {self.table}: {unknown_name('column', right, map(str, entries.columns))}")
@@ -121,8 +121,6 @@ class Annotate(Step):
                 "features are "
                 "not complete."
             )
-        if spare:
-            note.remarks.append(f"{len(spare)} of {len(theirs)} entries of {self.table} have no row of features")
 
     def _add(self, metadata: pd.DataFrame, name: str, values: "pd.Series[Any]") -> None:
         column = name if is_metadata(name) else f"Metadata_{name}"

@@ -190,7 +190,7 @@ class Sphering:
             weights = np.asarray(Spherize(self.epsilon, True, self.method).fit(pd.DataFrame(exact)).W, np.float64)
         except ValueError as fault:
             if "not full rank" in str(fault):
-                # we have checked the rank; where the means are large against the spread, it takes rounding for a direction
+                # the rank is checked; where means are large against the spread, it takes rounding for a direction
                 return None
             raise
         return weights[:, : self.rank] if self.method.startswith("PCA") else weights

@@ -184,6 +184,9 @@ def fit_groups(table: FeatureTable, samples: str, per: Sequence[str], step: str,
     """
     chosen = choose_samples(table, samples, step, note)
     codes, names = group_codes(table.metadata, per, step)
+    if not per and not chosen.any():
+        query = resolve(samples, note)
+        raise DataError(f'{step}: no row matches "{query}", so there is nothing to learn from; correct the query.')
     groups = [Group(n, np.flatnonzero(codes == i), np.flatnonzero((codes == i) & chosen)) for i, n in enumerate(names)]
     empty = [group.name for group in groups if not len(group.fit)]
     if empty:
@@ -213,7 +216,6 @@ def choose_samples(table: FeatureTable, samples: str, step: str, note: Note) -> 
 
     Raises:
         ConfigError: If the query does not fit, or `controls` is asked for and not named.
-        DataError: If no row matches.
     """
     query = resolve(samples, note)
     if not query:
@@ -221,10 +223,7 @@ def choose_samples(table: FeatureTable, samples: str, step: str, note: Note) -> 
             f"{step}: samples is 'controls', but no controls are named; write controls: \"Metadata_control_type == "
             "'negcon'\" at the top of the recipe, or give the query as samples."
         )
-    chosen = select_rows(table.metadata, query, step)
-    if not chosen.any():
-        raise DataError(f'{step}: no row matches "{query}", so there is nothing to learn from; correct the query.')
-    return chosen
+    return select_rows(table.metadata, query, step)
 
 
 def note_fit(table: FeatureTable, chosen: Mask, samples: str, note: Note) -> None:

@@ -48,7 +48,9 @@ def test_pooled_scaling_agrees_with_pycytominer(step, method):
 def test_the_order_of_rows_does_not_matter(step):
     table = plates(offset=2)
     mixed, order = shuffled(table)
-    np.testing.assert_allclose(step(samples=CONTROLS)(mixed).values, step(samples=CONTROLS)(table).values[order], atol=1e-6)
+    np.testing.assert_allclose(
+        step(samples=CONTROLS)(mixed).values, step(samples=CONTROLS)(table).values[order], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -95,7 +97,9 @@ def test_a_fit_on_treated_or_held_out_rows_is_in_the_record():
 def test_a_plate_without_controls_is_named():
     table = plates()
     table.metadata.loc[table.metadata["Metadata_Plate"] == "P2", "Metadata_control_type"] = None
-    with pytest.raises(DataError, match=r"mad_robustize: no row of P2 matches .*negcon.* \(1 of 3 groups by Metadata_Plate"):
+    with pytest.raises(
+        DataError, match=r"mad_robustize: no row of P2 matches .*negcon.* \(1 of 3 groups by Metadata_Plate"
+    ):
         MadRobustize(samples=CONTROLS)(table)
 
 
@@ -103,7 +107,9 @@ def test_a_plate_without_controls_is_named():
 def test_a_feature_that_is_constant_on_a_plate_is_named(step):
     table = plates()
     table.values[(table.metadata["Metadata_Plate"] == "P1").to_numpy(), 2] = 0.1
-    with pytest.raises(DataError, match=r"1 features have a .* of zero among the rows that P1 is fitted on \(Cells_Feature_2\)"):
+    with pytest.raises(
+        DataError, match=r"1 features have a .* of zero among the rows that P1 is fitted on \(Cells_Feature_2\)"
+    ):
         step()(table)
 
 
@@ -112,12 +118,16 @@ def test_a_feature_that_is_constant_on_a_plate_is_named(step):
 def test_a_value_that_is_no_number_is_named_with_its_well(step, bad):
     table = plates()
     table.values[30, 3] = bad
-    with pytest.raises(DataError, match=r"NaN or infinite values, first 'Cells_Feature_3' with 1, at row 31 \(P1 A07\)"):
+    with pytest.raises(
+        DataError, match=r"NaN or infinite values, first 'Cells_Feature_3' with 1, at row 31 \(P1 A07\)"
+    ):
         step()(table)
 
 
 def test_a_column_that_is_not_there_is_named_with_the_nearest():
-    with pytest.raises(ConfigError, match="mad_robustize: No metadata column 'Metadata_Plat'; did you mean 'Metadata_Plate'"):
+    with pytest.raises(
+        ConfigError, match="mad_robustize: No metadata column 'Metadata_Plat'; did you mean 'Metadata_Plate'"
+    ):
         MadRobustize(per=["Metadata_Plat"])(plates())
 
 

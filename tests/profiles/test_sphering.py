@@ -161,7 +161,9 @@ def test_means_that_are_large_against_the_spread_are_no_reason_to_refuse():
 
 
 def test_a_table_of_another_width_is_refused():
-    with pytest.raises(DataError, match="fitted on 6 features and given 4; a transform belongs to the features of one model"):
+    with pytest.raises(
+        DataError, match="fitted on 6 features and given 4; a transform belongs to the features of one model"
+    ):
         Sphering().fit(rows(20, 6)).transform(rows(3, 4))
 
 

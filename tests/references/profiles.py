@@ -152,6 +152,4 @@ def correlated(rows: Doubles, limit: float) -> set[int]:
             top = math.fsum((x[r] - mean(x)) * (y[r] - mean(y)) for r in range(len(x))) / len(x)
             matrix[a, b] = top / math.sqrt(variance(x, 0) * variance(y, 0))
     total = [math.fsum(abs(value) for value in matrix[a]) for a in range(d)]
-    return {
-        (a if total[a] > total[b] else b) for a in range(d) for b in range(a + 1, d) if matrix[a, b] > limit
-    }
+    return {(a if total[a] > total[b] else b) for a in range(d) for b in range(a + 1, d) if matrix[a, b] > limit}
