@@ -53,7 +53,7 @@ class EmbedReport:
         n_resumed: Images whose features were left from an earlier run of the same job.
         n_left_out: Tiles that were left out for being empty.
         n_crops: Crops of all images, those included.
-        remark: What looks odd about the pixels, or None.
+        remarks: What looks odd about the pixels, or their size.
         checked: What the comparison with the slow reference found; None where it was switched off.
     """
 
@@ -65,7 +65,7 @@ class EmbedReport:
     n_resumed: int
     n_left_out: int = 0
     n_crops: int = 0
-    remark: str | None = None
+    remarks: tuple[str, ...] = ()
     checked: Checked | None = None
 
 
@@ -193,7 +193,7 @@ class EmbedJob:
             n_resumed=resumed,
             n_left_out=n_crops,
             n_crops=plan.n_crops,
-            remark=plan.remark,
+            remarks=run.remarks,
             checked=checked,
         )
 

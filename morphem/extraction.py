@@ -28,6 +28,7 @@ from morphem.types import ChannelBatch
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 LEFT_OUT = "crops_left_out"
+_SHRUNK = 2  # times, from where on a summary says so
 _RAMPS = {
     "levels": (255, torch.uint8),
     "counts": (65535, torch.uint16),
@@ -96,6 +97,7 @@ class Extraction:
         num_workers: Processes that read.
         device: Where to compute; where the encoder is, if not given.
         beside: Another extraction of the same shards and query, whose table of images is used again.
+        told_root: What the provenance calls the data; `root` where not given.
 
     Attributes:
         plan: Which crops there are.
@@ -117,6 +119,7 @@ class Extraction:
         num_workers: int = 0,
         device: torch.device | str | None = None,
         beside: "Extraction | None" = None,
+        told_root: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1 plane.")
@@ -142,7 +145,7 @@ class Extraction:
         self._row_starts: Ints = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         self.provenance: dict[str, Any] = {
             **encoder.provenance(),
-            "data": {"root": str(root), "content_hash": shards.content_hash},
+            "data": {"root": told_root or str(root), "content_hash": shards.content_hash},
             "settings": asdict(replace(settings, tile_size_px=settings.rule.tile_size_px, pixels=self.pixels)),
             "rows": self.n_rows,
             "images_without_cells": self.plan.empty_images,
@@ -157,6 +160,20 @@ class Extraction:
     def n_rows(self) -> int:
         """Rows of the whole table, before empty tiles are left out."""
         return int(self._row_starts[-1])
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What looks odd about the pixels, or their size."""
+        said = [self.plan.remark] if self.plan.remark else []
+        side = self.encoder.input_size_px
+        if self.plan.rule.unit == "image" and side is not None:
+            longest = int(max(self.plan.heights.max(), self.plan.widths.max()))
+            if longest > _SHRUNK * side:
+                said.append(
+                    f"images of {longest} px are shrunk {longest / side:.1f} times; if the encoder was trained on "
+                    "crops at full scale, embed tiles or cells (--unit)"
+                )
+        return tuple(said)
 
     @property
     def n_features(self) -> int:
@@ -203,21 +220,12 @@ class Extraction:
             MorphemError: With the first image that has such a panel.
         """
         tried: set[tuple[str, ...]] = set()
-        top, dtype = _RAMPS[self.pixels]
         for image in range(self.plan.n_images):
             panel = tuple(self.plan.panel(image))
-            if panel in tried or not self.plan.n_crops_of(image):
-                continue
-            tried.add(panel)
-            _, _, height, width = self.plan.boxes(image)[0]
-            ramp = (torch.arange(height * width) % (top + 1)).to(dtype).reshape(height, width)
-            planes = [ramp] * len(panel)
-            batch = ChannelBatch.from_planes([planes], [panel]).to(self.device)
-            try:
-                with evaluating(self.encoder):
-                    self.embed_batch(batch)
-            except MorphemError as fault:
-                raise type(fault)(f"image '{self.plan.keys[image]}' ({', '.join(panel)}): {fault}") from fault
+            if panel not in tried and self.plan.n_crops_of(image):
+                tried.add(panel)
+                _, _, height, width = self.plan.boxes(image)[0]
+                check_panel(self.encoder, panel, self.pixels, max(height, width), self.plan.keys[image])
 
     def embed_batch(self, batch: ChannelBatch) -> torch.Tensor:
         """Embed a ragged batch in the precision of the settings: (P, D) or (N, D)."""
@@ -254,6 +262,29 @@ class Extraction:
         stand_in = np.zeros((len(panel) if self.encoder.per_channel else 1, self.encoder.embed_dim), np.float32)
         none, columns, dictionary = table_columns(self.encoder, stand_in, [panel], self.settings.combine)
         return none[:0], columns, dictionary
+
+
+def check_panel(encoder: Encoder, panel: Sequence[str], pixels: PixelKind, side_px: int, image: str) -> None:
+    """Embed a made-up crop of some channels, so that an encoder that refuses them does so before the work begins.
+
+    Args:
+        encoder: Any.
+        panel: Channel types of an image.
+        pixels: What its pixels stand for.
+        side_px: Of the crop.
+        image: Name of the image, for the message.
+
+    Raises:
+        MorphemError: If the encoder refuses it.
+    """
+    top, dtype = _RAMPS[pixels]
+    ramp = (torch.arange(side_px * side_px) % (top + 1)).to(dtype).reshape(side_px, side_px)
+    batch = ChannelBatch.from_planes([[ramp] * len(panel)], [panel]).to(encoder.device)
+    try:
+        with evaluating(encoder):
+            encoder.features(batch)
+    except MorphemError as fault:
+        raise type(fault)(f"image '{image}' ({', '.join(panel)}): {fault}") from fault
 
 
 def pixels_of(encoder: Encoder) -> PixelKind:

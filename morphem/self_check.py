@@ -119,6 +119,13 @@ def reference_rows(run: Extraction, told: Any) -> Floats:
     Raises:
         DataError: If the shards do not hold what their table says.
     """
+    rows = _rows(run, told)
+    if run.encoder.recipe.unit_length:
+        rows = np.stack([row / max(float(np.linalg.norm(row)), 1e-12) for row in rows])
+    return rows
+
+
+def _rows(run: Extraction, told: Any) -> Floats:
     plan, encoder = run.plan, run.encoder
     image = plan.keys.index(str(told["Metadata_Key"]))
     planes, box = _crop(run, image, told)
@@ -128,9 +135,9 @@ def reference_rows(run: Extraction, told: Any) -> Floats:
             return _embed(run, planes, panel, key, box)
         each = [_embed(run, [plane], [name], key, box)[0] for plane, name in zip(planes, panel, strict=True)]
     named = sorted(zip(channel_labels(panel), each, strict=True), key=lambda pair: pair[0])
-    rows = np.stack([row for _, row in named])
+    rows: Floats = np.stack([row for _, row in named])
     if run.settings.combine == "mean":
-        return rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+        return np.asarray(rows.mean(axis=0, dtype=np.float64, keepdims=True), np.float32)
     return rows if run.settings.combine == "none" else rows.reshape(1, -1)
 
 

@@ -3,13 +3,11 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morphem import registry
-from morphem.cli.source_settings import read_settings
+from morphem.cli.open_sources import absolute, open_sources, progress_bar
 from morphem.data.schema import load_aliases, resolve_channel
 from morphem.errors import ConfigError
 from morphem.ingest.engine import ingest
@@ -59,7 +57,7 @@ def main(argv: list[str]) -> int:
         return _dry_run(sources)
     refused: RefusedError | None = None
     try:
-        with _progress_bar({source.study: source.count for source in sources}) as show:
+        with progress_bar({source.study: source.count for source in sources}) as show:
             report = ingest(
                 sources, options.output, settings, workers=options.workers, dask=options.dask, progress=show
             )
@@ -213,7 +211,7 @@ def _settings(options: argparse.Namespace) -> IngestSettings:
     options.workers = options.workers or (1 if options.dask else len(os.sched_getaffinity(0)))
     return IngestSettings(
         preparation=Preparation(clip=parse_clip(options.clip), bit_depth=options.bit_depth),
-        cells=cells_from_option(_absolute(options.cells) if options.cells not in _FINDERS else options.cells),
+        cells=cells_from_option(absolute(options.cells) if options.cells not in _FINDERS else options.cells),
         recipe=recipe,
         features_from=options.features_from,
         pictures=options.report,
@@ -231,51 +229,10 @@ def _config(name: str) -> str:
 
 
 def _sources(options: argparse.Namespace) -> list["Source"]:
-    """Open every location; one location may hold several studies."""
-    from morphem.sources import find_source
-
+    """Open every location."""
     aliases = load_aliases(options.aliases) if options.aliases else {}
     aliases |= {name: resolve_channel(kind) for name, kind in options.channel}
-    sources: list[Source] = []
-    for location in map(_absolute, options.locations):
-        cls = registry.get("sources", options.source) if options.source else find_source(location)
-        settings = read_settings(cls, dict(options.set), aliases)
-        for source in cls.open(location, **settings):
-            if options.max_pixels is not None:
-                if not hasattr(source, "max_pixels"):
-                    raise ConfigError(f"the source {cls.__name__} sets no limit on pixels; leave --max-pixels out.")
-                source.max_pixels = options.max_pixels
-            sources.append(source)
-    return sources
-
-
-def _absolute(location: str) -> str:
-    """A path that does not depend on the working directory, which workers on other machines do not share."""
-    return os.path.abspath(location) if "://" not in location and os.path.exists(location) else location
-
-
-@contextmanager
-def _progress_bar(counts: Mapping[str, int]) -> Iterator[Callable[[str, int, int], None]]:
-    """Show images done, images per second and time left, over all studies.
-
-    Args:
-        counts: Images of each study, before a recipe removes some.
-    """
-    from tqdm import tqdm
-
-    with tqdm(total=sum(counts.values()), unit="image", file=sys.stderr, dynamic_ncols=True) as bar:
-        seen: dict[str, int] = {}
-
-        def show(study: str, done: int, total: int) -> None:
-            if study not in seen:  # what an earlier run has done says nothing about the speed of this one
-                bar.total += total - counts[study]
-                bar.initial += done
-                bar.n += done
-            bar.set_description(study, refresh=study not in seen)
-            bar.update(done - seen.get(study, done))
-            seen[study] = done
-
-        yield show
+    return open_sources(options.locations, options.source, dict(options.set), aliases, options.max_pixels)
 
 
 def summary(report: IngestReport) -> str:

@@ -110,6 +110,30 @@ class TrainerCLI(LightningCLI):
             for key, (old, new) in accepted.items():
                 print(f"resume: {key} is now {new!r} (was {old!r})")
 
+    def predict(
+        self,
+        model: Method,
+        datamodule: ShardData,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+        return_predictions: bool | None = None,
+    ) -> None:
+        """Write the table that `morphem embed` writes, with the run's encoder, data and trainer.
+
+        Args:
+            model: Of the run; the encoder comes out of the checkpoint.
+            datamodule: Says which shards, which query, and how many processes read.
+            ckpt_path: Checkpoint whose encoder embeds.
+            weights_only: Always on.
+            return_predictions: No effect; rows are written, not returned.
+
+        Raises:
+            ConfigError: If there are no shards or no checkpoint, or the table exists.
+        """
+        from morphem.cli.predict import predict
+
+        predict(self.trainer, datamodule, ckpt_path)
+
 
 def _processes(settings: dict[str, Any]) -> int:
     """Number of processes that the trainer settings ask for; `auto` counts the accelerators present."""

@@ -197,7 +197,8 @@ class OpenShard:
             "cells_offset": cells[0],
             "cells_nbytes": cells[1],
             "n_cells": 0 if image.cells is None else len(image.cells),
-            **dict(zip(layout.MASK_COLUMNS, masks, strict=True)),
+            "masks_offset": masks[0],
+            "masks_nbytes": masks[1],
         }
         limits = image.clip_limits or [(float("nan"), float("nan"))] * len(rows)
         for i, row in enumerate(rows):

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from morphem import features
 from morphem.cli import main
 
 Write = Callable[..., str]
@@ -118,9 +120,21 @@ def test_validate_without_shards_is_refused(tiny_run: Write, capsys: pytest.Capt
     assert "data.val_root is not set" in capsys.readouterr().err
 
 
-def test_predict_embeds_every_plane(trained: tuple[str, Path]) -> None:
+def test_predict_writes_the_rows_of_embed_beside_the_checkpoint(trained: tuple[str, Path], tmp_path: Path) -> None:
     config, folder = trained
-    assert main(["predict", "--config", config, "--ckpt_path", str(folder / "checkpoints/last.ckpt")]) == 0
+    checkpoint = str(folder / "checkpoints/last.ckpt")
+    assert main(["predict", "--config", config, "--ckpt_path", checkpoint]) == 0
+    output = str(tmp_path / "f.parquet")
+    words = ["embed", "--model", checkpoint, "--data", "sample://tiny", "--combine", "none", "--accelerator", "cpu"]
+    assert main([*words, "--output", output]) == 0
+    predicted, embedded = features.read(folder / "checkpoints/last.features.parquet"), features.read(output)
+    np.testing.assert_allclose(predicted.values, embedded.values, atol=1e-5)
+    assert predicted.metadata.equals(embedded.metadata)
+
+
+def test_predict_without_a_checkpoint_is_refused(tiny_run: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--config", tiny_run()]) == 2
+    assert "predict needs the path of a checkpoint" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(
