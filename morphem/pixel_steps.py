@@ -26,12 +26,12 @@ class Chain(Normalizer):
     """Steps one after another; with no step, pixels stay as they are.
 
     Args:
-        steps: Normalisers. Only the first may need raw values (saturation noise).
+        steps: Normalisers. Only the first may need raw values (saturation noise), and is then of the input domain.
         input_domain: Pixels that the weights were made for: `uint8`, `uint16`, `unit` (floats from 0 to 1), or `any`
             where the steps do not care about the range.
 
     Raises:
-        ConfigError: If the domain is unknown, or a step is no normaliser.
+        ConfigError: If the domain is unknown, a step is no normaliser, or one that is not the first needs raw values.
     """
 
     def __init__(self, steps: Sequence[Normalizer] = (), input_domain: Domain = "uint8") -> None:
@@ -41,6 +41,10 @@ class Chain(Normalizer):
         for number, step in enumerate(steps):
             if not isinstance(step, Normalizer):
                 raise ConfigError(f"Chain.steps[{number}] is a {type(step).__name__}, not a normaliser.")
+            if number and getattr(step, "saturation_noise", False):
+                raise ConfigError(
+                    f"Chain.steps[{number}] adds noise to saturated pixels, whose raw values it must see; put it first."
+                )
         self.steps = torch.nn.ModuleList(steps)
 
     def prepare(self, batch: ChannelBatch) -> ChannelBatch:

@@ -132,3 +132,19 @@ def test_channels_that_name_nothing_or_one_thing_twice_are_refused(channels: lis
 def test_a_backbone_that_cannot_be_widened_is_refused() -> None:
     with pytest.raises(ConfigError, match="patch projection of Averages cannot be widened"):
         FixedChannels(Averages(), PANEL)  # type: ignore[arg-type]
+
+
+def test_a_projection_for_as_many_channels_keeps_its_weights() -> None:
+    torch.manual_seed(0)
+    network = VisionTransformer(
+        "vit_tiny_patch16_224", patch_size_px=8, image_size_px=16, embed_dim=16, depth=1, n_heads=2, in_channels=2
+    )
+    before = network.network.patch_embed.proj.weight
+    assert FixedChannels(network, ["nucleus", "actin"]).backbone.network.patch_embed.proj.weight is before
+
+
+def test_channels_go_by_number_too() -> None:
+    strategy = FixedChannels(VisionTransformer.tiny(), ["nucleus", "actin"])
+    assert [strategy.resolve(name) for name in (0, 1, "DAPI")] == ["nucleus", "actin", "nucleus"]
+    with pytest.raises(ChannelError, match=r"channel 2 is none of the 2 of this encoder.*: nucleus, actin"):
+        strategy.resolve(2)
