@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
         help="run, folder, checkpoint, name of the zoo, or owner/name on the hub; may be given several times",
     )
     add("--revision", help="commit, tag or branch on the hub, of a single model")
+    add("--family", help="short name of a single model's family, where its file does not tell")
+    add("--fact", action="append", default=[], metavar="NAME=VALUE", help="what its file cannot show, e.g. n_heads=12")
+    add("--accept-license", action="store_true", help="accept a licence that restricts use; remembered")
     add("--output", required=True, type=Path, help="features.parquet, or features.h5ad (needs morphem[anndata])")
     _add_input(result.add_argument_group("what is read (one of --images and --data)"))
     _add_crops(result.add_argument_group("what is cut out (left open: as the encoder's authors do)"))
@@ -80,8 +83,8 @@ def _add_crops(group: Any) -> None:
     add("--tile-size-px", type=int, help="side of a tile in pixels")
     add(
         "--tiling",
-        choices=["cover", "grid", "overlap"],
-        help="how tiles lie: cover every pixel, drop the rest, overlap",
+        choices=["cover", "grid", "square_grid", "overlap"],
+        help="how tiles lie: cover every pixel, drop the remainder, drop it as uniDINO's loop does, overlap",
     )
     add(
         "--skip-empty",
@@ -158,6 +161,7 @@ def main(argv: Sequence[str]) -> int:
     models = _models(options)
     # torch and Lightning take seconds to import; --help and mistyped options answer at once
     from morphem import zoo
+    from morphem.cli.models import facts_of
     from morphem.embed import run_job
     from morphem.embed_job import EmbedJob, Target, parts_folder, refuse_existing
     from morphem.extraction import Extraction
@@ -166,7 +170,16 @@ def main(argv: Sequence[str]) -> int:
         refuse_existing(model.output, options.overwrite)
     fabric = _launched(options)
     begin = time.perf_counter()
-    encoders = [zoo.load(model.place, revision=options.revision) for model in models]
+    encoders = [
+        zoo.load(
+            model.place,
+            revision=options.revision,
+            family=options.family,
+            accept_license=options.accept_license,
+            **facts_of(options.fact),
+        )
+        for model in models
+    ]
     settings = [_settings(encoder, options) for encoder in encoders]
     folder = parts_folder(options.output)
     root: str | Path = options.data
@@ -210,10 +223,9 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("channels", "source", "set", "cells", "clip", "bit_depth", "max_bad", "image_workers"):
         if options.data and getattr(options, name):
             raise ConfigError(f"--{name.replace('_', '-')} belongs to --images; shards say it themselves.")
-    if options.revision and len(options.model) > 1:
-        raise ConfigError(
-            "--revision belongs to a single model; download the others first (`morphem models download`)."
-        )
+    for name in ("revision", "family", "fact"):
+        if getattr(options, name) and len(options.model) > 1:
+            raise ConfigError(f"--{name} belongs to a single model; convert the others first (morphem models convert).")
     if options.aggregate is not None and options.unit is not None:
         from morphem.aggregation import check_level
 

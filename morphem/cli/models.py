@@ -187,11 +187,11 @@ def _load(source: str, options: argparse.Namespace) -> Any:
         record=options.record,
         accept_license=options.accept_license,
         inert=options.inert,
-        **_facts(options.fact),
+        **facts_of(options.fact),
     )
 
 
-def _facts(words: Sequence[str]) -> dict[str, Any]:
+def facts_of(words: Sequence[str]) -> dict[str, Any]:
     """Read NAME=VALUE, the value as YAML: numbers, true and false, lists, else text."""
     import yaml
 
