@@ -131,7 +131,7 @@ def _check_finite(table: FeatureTable) -> None:
     bad = ~np.isfinite(table.values)
     if not bad.any():
         return
-    columns = [name for name, wrong in zip(table.columns, bad.any(0).tolist(), strict=True) if wrong]
+    columns = [table.columns[place] for place in np.flatnonzero(bad.any(axis=0))]
     raise DataError(
         f"{int(bad.sum())} values of {len(columns)} of CellProfiler's features are missing or infinite (first "
         f"'{columns[0]}'); drop these columns or rows before (`morphem profile` with feature selection does it)."

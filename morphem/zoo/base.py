@@ -191,10 +191,12 @@ class Pretrained(ABC):
         records: What was released, the best known first.
         not_compared: Outputs of golden records that `replay` leaves out, with the reason: by `case.output`, by `case`
             for all outputs of a case, or by `output` for one in all cases. Printed by `verify` and in docs/zoo.md.
+        generic: Whether the family reads what any code of a kind writes: it is taken where no other recognises a file.
     """
 
     records: ClassVar[tuple[Record, ...]]
     not_compared: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    generic: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

@@ -122,6 +122,7 @@ def recognise(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, typ
     if name is not None:
         return name, family(name)
     found = {short: cls for short, cls in families().items() if cls.recognises(checkpoint)}
+    found = {short: cls for short, cls in found.items() if not cls.generic} or found
     if len(found) == 1:
         return next(iter(found.items()))
     if found:
