@@ -13,6 +13,7 @@ from morphem.profiles.conventions import Mask, match_features
 from morphem.profiles.step import Doubles, Group, Note, Step, as_names, check_finite, check_number, fit_groups
 
 _FEATURES_AT_ONCE = 512
+_BLOCKS_KEPT = 8  # up to 4,096 features, all correlations at once take 128 MiB
 
 
 def keep_features(table: FeatureTable, keep: Mask, step: str) -> FeatureTable:
@@ -189,7 +190,7 @@ OPERATIONS: dict[str, Callable[[SelectFeatures, FeatureTable, Sequence[Group]], 
 
 
 def redundant_features(values: Doubles, limit: float, *, absolute: bool = False) -> Mask:
-    """Return which features correlate too much with another, (F,); memory for a few blocks of F x 512 numbers.
+    """Return which features correlate too much with another, (F,); memory for at most eight blocks of F x 512 numbers.
 
     Of a pair above the limit, the feature with the larger sum of absolute correlations with all features goes; of equal
     sums, the later one. Every pair decides for itself, whatever became of its members in other pairs.
@@ -201,19 +202,21 @@ def redundant_features(values: Doubles, limit: float, *, absolute: bool = False)
     """
     unit = values - values.mean(0)
     unit /= np.linalg.norm(unit, axis=0)
-    total = np.zeros(values.shape[1])
     n = values.shape[1]
-    starts = range(0, n, _FEATURES_AT_ONCE)
-    for start in starts:
-        total[start : start + _FEATURES_AT_ONCE] = np.abs(unit[:, start : start + _FEATURES_AT_ONCE].T @ unit).sum(1)
+    parts = [slice(start, start + _FEATURES_AT_ONCE) for start in range(0, n, _FEATURES_AT_ONCE)]
+    few = len(parts) <= _BLOCKS_KEPT
+    blocks = {part.start: unit[:, part].T @ unit for part in parts} if few else {}
+    total = np.zeros(n)
+    for part in parts:
+        total[part] = np.abs(blocks[part.start] if few else unit[:, part].T @ unit).sum(1)
     rank = np.empty(n, np.int64)
     rank[np.lexsort((np.arange(n), total.round(9)))] = np.arange(n)
     lost = np.zeros(n, np.bool_)
-    for start in starts:
-        block = unit[:, start : start + _FEATURES_AT_ONCE].T @ unit
+    for part in parts:
+        block = blocks[part.start] if few else unit[:, part].T @ unit
         close = (np.abs(block) if absolute else block) > limit
-        beaten = rank[start : start + _FEATURES_AT_ONCE, None] > rank[None]  # a feature never beats itself
-        lost[start : start + _FEATURES_AT_ONCE] = (close & beaten).any(1)
+        beaten = rank[part, None] > rank[None]  # a feature never beats itself
+        lost[part] = (close & beaten).any(1)
     return lost
 
 

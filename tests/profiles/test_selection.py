@@ -46,7 +46,7 @@ def test_every_operation_removes_what_pycytominers_removes(operation, theirs, ta
 
 
 @pytest.mark.parametrize("limit", [0.1, 0.2, 0.4])
-@pytest.mark.parametrize("block", [5, 512])
+@pytest.mark.parametrize("block", [1, 5, 512])
 def test_correlated_features_are_those_of_the_plain_loops(limit, block, monkeypatch):
     monkeypatch.setattr(module, "_FEATURES_AT_ONCE", block)
     table = plates(n_wells=10, n_features=14)
