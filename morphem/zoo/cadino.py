@@ -35,11 +35,14 @@ from morphem.geometry import Geometry
 from morphem.pixel_steps import Chain, Divide, ZScore
 from morphem.recipe import Recipe
 from morphem.types import ChannelBatch
-from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
+from morphem.zoo.base import Checkpoint, Pretrained, Record
+from morphem.zoo.cadino_records import ATLAS, CELL_DINO, CELL_PAINTING, CHANNEL_ADAPTIVE
 from morphem.zoo.chunked_blocks import block_tokens, chunked, is_chunked, joined, unit_rows
 from morphem.zoo.replaying import altered
 from morphem.zoo.seen import network_batch
 from morphem.zoo.single_vit import (
+    PROJECTION,
+    Tensors,
     build,
     fill,
     native_size,
@@ -49,44 +52,18 @@ from morphem.zoo.single_vit import (
     without,
 )
 
-CELL_PAINTING = ("nucleus", "endoplasmic reticulum", "rna", "actin golgi plasma membrane", "mitochondria")
-"""Order of the combined Cell Painting data set that the ViT-S/8 was trained on: DNA, ER, RNA, AGP, Mito."""
-ATLAS = ("microtubules", "protein", "nucleus", "endoplasmic reticulum")
-"""Red, green, blue and yellow of the Human Protein Atlas. The release does not state the order: an assumption."""
-
 _HEADS = ("mask_token", "dino_head.", "ibot_head.")
 _SHORTER_SIDE_PX = 256
 _CROP_PX = 224
-_PAGE = "https://ai.meta.com/resources/models-and-libraries/cell-dino-downloads/"
-_WORDS = "Ask for the weights with the form on this page; addresses come by e-mail."
-_PREPARATION = "divided by 255, z-score per plane (eps 1e-7 on the deviation) after"
-_POOLING = "class token after the final LayerNorm; several blocks and mean patch tokens as options"
+_SMALL_PATCH_PX = 8
 Kind = Literal["knn", "plain"]
-
-
-def _record(name: str, summary: str, file: str, size: int, width: int, n_heads: int, **more: Any) -> Record:
-    return Record(
-        name=name,
-        summary=summary,
-        location=ByHand(_PAGE, file, _WORDS),
-        license="FAIR Noncommercial Research License",
-        restricted=True,
-        source="https://github.com/facebookresearch/dinov2 (December 2025), read at sondvo/dinov2 bfb35b5",
-        exported="teacher",
-        input_domain="uint8",
-        native_size_px=size,
-        pooling=_POOLING,
-        embed_dim=width,
-        facts={"n_heads": n_heads, **more.pop("facts", {})},
-        **more,
-    )
 
 
 class _CellDINO(Pretrained):
     """What both share.
 
     Args:
-        n_heads: Attention heads: 6 for ViT-S, 16 for ViT-L.
+        n_heads: Attention heads; where not given, 6 for ViT-S, 16 for ViT-L, by the width.
         recipe: `knn` or `plain`.
         n_blocks: Class tokens of so many of the last blocks, oldest first; the authors' classifiers take 1 or 4.
         mean_patch: Whether the mean patch token of the last block follows them.
@@ -99,7 +76,9 @@ class _CellDINO(Pretrained):
     not_compared: ClassVar[Mapping[str, str]] = {}
     shorter_side_px: ClassVar[int | None] = None
 
-    def __init__(self, n_heads: int = 16, recipe: Kind = "knn", n_blocks: int = 1, mean_patch: bool = False) -> None:
+    def __init__(
+        self, n_heads: int | None = None, recipe: Kind = "knn", n_blocks: int = 1, mean_patch: bool = False
+    ) -> None:
         if recipe not in ("knn", "plain"):
             raise ConfigError(f"recipe='{recipe}' must be knn or plain.")
         self.n_heads = n_heads
@@ -116,7 +95,14 @@ class _CellDINO(Pretrained):
         source = str(checkpoint.path)
         theirs = without(split_prefixes(checkpoint.entry("teacher"), "module.backbone.", "backbone.", ""), *_HEADS)
         tensors, chunk = joined(theirs)
-        network = build(tensors, source, "Cell-DINO encoder", n_heads=self.n_heads, layer_scale=1.0)
+        network = build(
+            tensors,
+            source,
+            "Cell-DINO encoder",
+            n_heads=self.n_heads,
+            default_heads=_heads(tensors),
+            layer_scale=1.0,
+        )
         fill(network, tensors, source)
         several = self.n_blocks > 1 or self.mean_patch
         backbone = SeveralBlocks(network, self.n_blocks, self.mean_patch) if several else network
@@ -149,31 +135,19 @@ class ChannelAdaptiveDINO(_CellDINO):
     """Channel-Adaptive DINO: every plane alone.
 
     Args:
-        n_heads: Attention heads: 16 for ViT-L.
+        n_heads: Attention heads; where not given, 16 for ViT-L, by the width.
         recipe: `knn` or `plain`.
         n_blocks: Class tokens of so many of the last blocks, oldest first.
         mean_patch: Whether the mean patch token of the last block follows them.
         antialias: Whether the resize of `knn` widens its filter where it shrinks, as torchvision does since 0.17.
     """
 
-    records: ClassVar[tuple[Record, ...]] = (
-        _record(
-            "channel-adaptive-dino-vitl16",
-            "Channel-Adaptive DINO: DINOv2, bag of channels, ViT-L/16 on extended CHAMMI: 1024 features per channel",
-            "channel_adaptive_dino_vitl16_pretrain_cells-ef7c17ff.pth",
-            224,
-            1024,
-            16,
-            citation="De Lorenci et al. 2025, Scaling Channel-Adaptive Self-Supervised Learning, TMLR",
-            preparation=f"{_PREPARATION} a resize of the shorter side to 256 (bicubic) and a centre crop of 224",
-            channel_rule="any channels, each on its own",
-        ),
-    )
+    records: ClassVar[tuple[Record, ...]] = CHANNEL_ADAPTIVE
     shorter_side_px: ClassVar[int | None] = _SHORTER_SIDE_PX
 
     def __init__(
         self,
-        n_heads: int = 16,
+        n_heads: int | None = None,
         recipe: Kind = "knn",
         n_blocks: int = 1,
         mean_patch: bool = False,
@@ -248,7 +222,7 @@ class CellDINO(_CellDINO):
     """Cell-DINO: all channels of an image at once.
 
     Args:
-        n_heads: Attention heads: 6 for ViT-S, 16 for ViT-L.
+        n_heads: Attention heads; where not given, 6 for ViT-S, 16 for ViT-L, by the width.
         channels: What the input channels show, by name or alias, in the order of the weights. Where not given, five are
             those of Cell Painting (DNA, ER, RNA, AGP, Mito), and four are assumed to be those of the Human Protein
             Atlas (microtubules, protein, nucleus, endoplasmic reticulum), which is said in a warning.
@@ -257,44 +231,11 @@ class CellDINO(_CellDINO):
         mean_patch: Whether the mean patch token of the last block follows them.
     """
 
-    records: ClassVar[tuple[Record, ...]] = (
-        _record(
-            "cell-dino-cp-vits8",
-            "Cell-DINO ViT-S/8 on five channels of Cell Painting: 384 features per image",
-            "cell_dino_vits8_pretrain_cp-37d20e9c.pth",
-            128,
-            384,
-            6,
-            citation="Moutakanni et al. 2025, Cell-DINO, https://doi.org/10.1371/journal.pcbi.1013828",
-            preparation=f"{_PREPARATION} a centre crop of 128",
-            channel_rule="exactly nucleus, endoplasmic reticulum, RNA, AGP, mitochondria",
-            vocabulary=CELL_PAINTING,
-            facts={"channels": CELL_PAINTING},
-        ),
-        *(
-            _record(
-                name,
-                f"Cell-DINO {title} on four channels of the Human Protein Atlas, {words}: 1024 features per image",
-                f"a file of {hub} from the e-mail",
-                size,
-                1024,
-                16,
-                citation="Moutakanni et al. 2025, Cell-DINO, https://doi.org/10.1371/journal.pcbi.1013828",
-                preparation=f"{_PREPARATION} a centre crop of {size}",
-                channel_rule="exactly microtubules, protein, nucleus, endoplasmic reticulum (order assumed)",
-                vocabulary=ATLAS,
-            )
-            for name, title, words, hub, size in (
-                ("cell-dino-hpa-sc-vitl16", "ViT-L/16", "single cells", "cell_dino_hpa_vitl16", 224),
-                ("cell-dino-hpa-fov-vitl16", "ViT-L/16", "fields of view", "cell_dino_hpa_vitl16", 224),
-                ("cell-dino-hpa-vitl14", "ViT-L/14", "after natural images", "cell_dino_hpa_vitl14", 518),
-            )
-        ),
-    )
+    records: ClassVar[tuple[Record, ...]] = CELL_DINO
 
     def __init__(
         self,
-        n_heads: int = 16,
+        n_heads: int | None = None,
         channels: Sequence[str] | None = None,
         recipe: Kind = "knn",
         n_blocks: int = 1,
@@ -366,6 +307,12 @@ class CellDINO(_CellDINO):
 
 
 _N_BLOCKS = re.compile(r"(\d+)_blocks")
+
+
+def _heads(tensors: Tensors) -> int:
+    """Return the heads of a network of an unpublished width: those of the release with its patches."""
+    small = PROJECTION in tensors and tensors[PROJECTION].shape[-1] == _SMALL_PATCH_PX
+    return 6 if small else 16
 
 
 def _number(pattern: str, words: str, default: int) -> int:

@@ -88,7 +88,8 @@ class DINOBagOfChannels(Pretrained):
     """MorphEm, and the training checkpoints of DINO with a bag of channels.
 
     Args:
-        n_heads: Attention heads, which no shape shows: 6 for ViT-S (the release), 12 for ViT-B, 16 for ViT-L.
+        n_heads: Attention heads, which no shape shows. Where not given, those of the width: 6 for ViT-S (the release),
+            12 for ViT-B, 16 for ViT-L.
         network: Which network of a training checkpoint: `student`, which the authors evaluate, or `teacher`.
         divide_by: What pixels are divided by before they are normalised: 255 as in the authors' evaluation, 1 as in
             their training. It matters for nearly empty planes alone.
@@ -117,7 +118,7 @@ class DINOBagOfChannels(Pretrained):
     not_compared: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
-        self, n_heads: int = 6, network: Literal["student", "teacher"] = "student", divide_by: float = 255.0
+        self, n_heads: int | None = None, network: Literal["student", "teacher"] = "student", divide_by: float = 255.0
     ) -> None:
         self.n_heads = n_heads
         self.network = network
@@ -193,7 +194,7 @@ class MAEBagOfChannels(Pretrained):
     cosines of column and row, which are computed for other sizes where `input_size_px` of the encoder is changed.
 
     Args:
-        n_heads: Attention heads: 6 for ViT-S, 12 for ViT-B, 16 for ViT-L.
+        n_heads: Attention heads; where not given, 6 for ViT-S, 12 for ViT-B, 16 for ViT-L, by the width.
     """
 
     records: ClassVar[tuple[Record, ...]] = tuple(
@@ -201,7 +202,7 @@ class MAEBagOfChannels(Pretrained):
     )
     not_compared: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, n_heads: int = 6) -> None:
+    def __init__(self, n_heads: int | None = None) -> None:
         self.n_heads = n_heads
 
     @classmethod
@@ -255,7 +256,7 @@ class SimCLRBagOfChannels(Pretrained):
     """The encoders of CHAMMI-75 trained by SimCLR; the network itself normalises once more what it sees (eps 1e-5).
 
     Args:
-        n_heads: Attention heads: 6 for ViT-S, 12 for ViT-B.
+        n_heads: Attention heads; where not given, 6 for ViT-S, 12 for ViT-B, by the width.
     """
 
     records: ClassVar[tuple[Record, ...]] = tuple(
@@ -264,7 +265,7 @@ class SimCLRBagOfChannels(Pretrained):
     )
     not_compared: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, n_heads: int = 6) -> None:
+    def __init__(self, n_heads: int | None = None) -> None:
         self.n_heads = n_heads
 
     @classmethod

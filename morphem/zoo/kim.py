@@ -69,7 +69,7 @@ class _Kim(Pretrained):
     """What the three trainings share.
 
     Args:
-        n_heads: Attention heads: 6 for ViT-S, 12 for ViT-B.
+        n_heads: Attention heads; where not given, 6 for ViT-S, 12 for ViT-B, by the width.
         channels: What the input channels show, by name or alias, in the order of the weights.
         mean: Of each channel, pixels in 0 to 1.
         std: Of each channel, above 0.
@@ -83,7 +83,7 @@ class _Kim(Pretrained):
 
     def __init__(
         self,
-        n_heads: int = 6,
+        n_heads: int | None = None,
         channels: Sequence[str] = CHANNELS,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
@@ -169,7 +169,7 @@ class KimMAE(_Kim):
     The authors accept the native size alone; fixed positions of column and row are computed for other sizes.
 
     Args:
-        n_heads: Attention heads: 6 for ViT-S, 12 for ViT-B.
+        n_heads: Attention heads; where not given, 6 for ViT-S, 12 for ViT-B, by the width.
         channels: As for the others.
         mean: The same.
         std: The same.
@@ -185,7 +185,7 @@ class KimMAE(_Kim):
 
     def __init__(
         self,
-        n_heads: int = 6,
+        n_heads: int | None = None,
         channels: Sequence[str] = CHANNELS,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,

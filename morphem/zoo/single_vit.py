@@ -4,6 +4,7 @@ The files have timm's names (DINO's, MAE's and DINOv2's code grew from the same 
 `patch_embed.proj`, `blocks.{i}.norm1`, `blocks.{i}.attn.qkv`, ..., `norm`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from morphem.zoo.strictness import check_names, depth_of, needed
 PROJECTION = "patch_embed.proj.weight"
 _NEEDED = ("cls_token", "pos_embed", PROJECTION, "blocks.0.mlp.fc1.weight")
 _BASE = "vit_small_patch16_224"
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
+"""Attention heads of ViT-Ti, ViT-S, ViT-B and ViT-L by their width."""
 Tensors = dict[str, Tensor]
 
 
@@ -65,20 +68,53 @@ def native_size(tensors: Mapping[str, Tensor], source: str, what: str) -> int:
     return int(shapes(tensors, source, what)["image_size_px"])
 
 
-def build(tensors: Mapping[str, Tensor], source: str, what: str, **settings: Any) -> VisionTransformer:
+def heads_of(width: int, said: int | None, default: int, source: str) -> int:
+    """Return the number of attention heads, which no shape shows: as told, or as published for the width.
+
+    Of a width that nobody published, the default is assumed, and a warning says so.
+
+    Args:
+        width: D.
+        said: What the user says; None where he says nothing.
+        default: For other widths than the published ones.
+        source: Where the weights come from, for the warning.
+    """
+    if said is not None:
+        return said
+    if width not in _HEADS:
+        warnings.warn(
+            f"{source}: {width} is the width of no published network, so {default} attention heads are assumed; a "
+            "wrong number changes the features without an error, so say n_heads=... .",
+            stacklevel=2,
+        )
+    return _HEADS.get(width, default)
+
+
+def build(
+    tensors: Mapping[str, Tensor],
+    source: str,
+    what: str,
+    n_heads: int | None,
+    default_heads: int = 6,
+    **settings: Any,
+) -> VisionTransformer:
     """Build the network that tensors show, untrained.
 
     Args:
         tensors: Under timm's names, with a patch projection of four axes.
         source: Where they come from, for messages.
         what: What they should be, for messages.
+        n_heads: Attention heads; None for those of the published network of that width.
+        default_heads: For other widths.
         settings: What shapes cannot show, as `VisionTransformer` takes it.
 
     Raises:
         WeightsError: If a tensor is missing, or the shapes do not go together.
     """
-    in_channels = tensors[PROJECTION].shape[1] if PROJECTION in tensors else 1
-    return VisionTransformer(_BASE, **shapes(tensors, source, what), in_channels=in_channels, **settings)
+    shown = shapes(tensors, source, what)
+    in_channels = tensors[PROJECTION].shape[1]
+    heads = heads_of(shown["embed_dim"], n_heads, default_heads, source)
+    return VisionTransformer(_BASE, **shown, in_channels=in_channels, n_heads=heads, **settings)
 
 
 def fill(network: VisionTransformer, tensors: Mapping[str, Tensor], source: str) -> None:

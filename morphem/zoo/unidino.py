@@ -39,7 +39,7 @@ class UniDINO(Pretrained):
     """The released encoder, and training checkpoints of the same code; the teacher is used.
 
     Args:
-        n_heads: Attention heads: 6 for ViT-S.
+        n_heads: Attention heads; where not given, 6 for ViT-S, by the width.
         square_grid: Use no more columns of tiles than there are rows, as the authors' loop does.
         keep_blank_tiles: Embed all tiles, blank ones too.
     """
@@ -65,7 +65,7 @@ class UniDINO(Pretrained):
     )
     not_compared: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, n_heads: int = 6, square_grid: bool = False, keep_blank_tiles: bool = False) -> None:
+    def __init__(self, n_heads: int | None = None, square_grid: bool = False, keep_blank_tiles: bool = False) -> None:
         self.n_heads = n_heads
         self.square_grid = square_grid
         self.keep_blank_tiles = keep_blank_tiles

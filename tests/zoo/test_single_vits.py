@@ -11,9 +11,11 @@ import torch
 from morphem.errors import ChannelError, ConfigError, WeightsError
 from morphem.recipe import Recipe
 from morphem.zoo.base import Checkpoint, Pretrained
-from morphem.zoo.cadino import ATLAS, CELL_PAINTING, CellDINO, ChannelAdaptiveDINO
+from morphem.zoo.cadino import CellDINO, ChannelAdaptiveDINO
+from morphem.zoo.cadino_records import ATLAS, CELL_PAINTING
 from morphem.zoo.chammi75 import DINOBagOfChannels, MAEBagOfChannels, SimCLRBagOfChannels
 from morphem.zoo.kim import KimDINO, KimMAE, KimSimCLR
+from morphem.zoo.single_vit import network_of
 from morphem.zoo.unidino import UniDINO
 from tests.references.replays import Fixture, differences
 
@@ -300,3 +302,22 @@ class TestOptions:
             ChannelAdaptiveDINO(recipe="plain", antialias=False)
         with pytest.raises(ConfigError, match="recipe='linear' must be knn or plain"):
             CellDINO(recipe="linear")  # type: ignore[arg-type]
+
+    def test_heads_are_those_of_the_published_width(self, golden: Path) -> None:
+        for name, variant, facts in FULL_SIZES:
+            listed = json.loads((golden / f"{name}.keys.json").read_text())["variants"]
+            chosen = listed[variant] if variant else next(iter(listed.values()))
+            with torch.device("meta"):
+                tensors = {key: torch.empty(shape) for key, (shape, _) in chosen["tensors"].items()}
+                flat = chosen["container"] in ("flat", "safetensors")
+                checkpoint = Checkpoint(tensors if flat else {chosen["container"]: tensors}, Path(name))
+                channels = {"channels": ATLAS} if "channels" in facts else {}
+                encoder = FAMILIES[name](**channels).convert(checkpoint)
+            assert network_of(encoder).network.blocks[0].attn.num_heads == facts["n_heads"]
+
+    def test_heads_of_an_unpublished_width_are_said_to_be_assumed(self, golden: Path) -> None:
+        checkpoint = Fixture(golden, "morphem_hub").checkpoint
+        with pytest.warns(
+            UserWarning, match="48 is the width of no published network, so 6 attention heads are assumed"
+        ):
+            DINOBagOfChannels().convert(checkpoint)
