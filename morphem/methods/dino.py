@@ -240,7 +240,10 @@ class DINO(Method):
             n_prototypes=32,
             head_hidden_dim=32,
             head_bottleneck_dim=16,
-            lr=1e-3,
+            teacher_momentum=0.9,  # a run of some hundred steps has no time for a slow teacher
+            teacher_momentum_end=0.9,
+            freeze_last_layer_epochs=0,
+            lr=1e-2,
             lr_per_images=None,
             warmup_epochs=0,
         )

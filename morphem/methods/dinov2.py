@@ -200,7 +200,10 @@ class DINOv2(DINO):
             teacher_temperature=0.04,
             teacher_temperature_start=None,
             teacher_temperature_warmup_epochs=0,
-            lr=1e-3,
+            teacher_momentum=0.9,  # a run of some hundred steps has no time for a slow teacher
+            teacher_momentum_end=0.9,
+            freeze_last_layer_epochs=0,
+            lr=1e-2,
             lr_per_images=None,
             warmup_epochs=0,
         )

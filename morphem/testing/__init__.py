@@ -10,8 +10,10 @@ Each check builds the plug-in's smallest instance (`tiny()`), runs it on a few s
 """
 
 from morphem.testing.batches import dense_batch, tiny_batch
+from morphem.testing.benchmarks import check_benchmark
 from morphem.testing.contract import ContractError
 from morphem.testing.encoders import check_encoder
+from morphem.testing.gain import check_gain
 from morphem.testing.methods import check_method
 from morphem.testing.pairs import check_pair
 from morphem.testing.parts import check_backbone, check_strategy
@@ -24,7 +26,9 @@ __all__ = [
     "ContractError",
     "TinyData",
     "check_backbone",
+    "check_benchmark",
     "check_encoder",
+    "check_gain",
     "check_method",
     "check_pair",
     "check_plugin",

@@ -61,19 +61,20 @@ def check_method(cls: type[Method], *, epochs: int = 30) -> None:
     check_resume(cls)
 
 
-def make(cls: type[Method], strategy: Strategy = None) -> Method:
+def make(cls: type[Method], strategy: Strategy = None, *, seed: int = 0) -> Method:
     """Build a method's smallest instance from a fixed seed, over a channel strategy's smallest instance where given.
 
     Args:
         cls: The method.
         strategy: The channel strategy; None: the method's own choice.
+        seed: Of the weights.
     """
     if strategy is None:
-        return build(cls)  # type: ignore[no-any-return]
+        return build(cls, seed=seed)  # type: ignore[no-any-return]
     takes = "encoder" in inspect.signature(cls.tiny).parameters
     require(takes, cls, "its tiny() takes no `encoder`, so it cannot be tried over other channel strategies")
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         encoder = Encoder(attempt(strategy, "tiny() cannot be built", strategy.tiny), SelfNormalize(), input_size_px=32)
         return attempt(  # type: ignore[no-any-return]
             cls, f"tiny() cannot be built over {strategy.__name__}", lambda: cls.tiny(encoder)

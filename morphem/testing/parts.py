@@ -24,10 +24,10 @@ from morphem.testing.contract import (
 from morphem.types import ChannelBatch
 
 
-def build(cls: Any) -> Any:
+def build(cls: Any, *, seed: int = 0) -> Any:
     """Build a plug-in's smallest instance from a fixed seed, leaving the global generator alone."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return attempt(cls, "tiny() cannot be built", cls.tiny)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from morphem import registry
+from morphem.testing.benchmarks import check_benchmark
 from morphem.testing.contract import ContractError, fail, require
 from morphem.testing.methods import check_method
 from morphem.testing.parts import check_backbone, check_strategy
@@ -17,6 +18,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "backbones": check_backbone,
     "sources": check_source,
     "zoo": check_pretrained,
+    "benchmarks": check_benchmark,
 }
 
 

@@ -145,6 +145,29 @@ class Trace(L.Callback):
 
 
 @contextmanager
+def quiet_trainer(**settings: Any) -> Iterator[L.Trainer]:
+    """Give a trainer on the CPU without a log, a progress bar or a file; the global generator is left alone.
+
+    Args:
+        settings: Further ones, as Lightning's Trainer takes them.
+    """
+    with TemporaryDirectory() as root, torch.random.fork_rng(), _quiet():
+        trainer = L.Trainer(
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            default_root_dir=root,
+            **settings,
+        )
+        torch.manual_seed(31_337)  # what a run draws from torch's generator must come from its own seed
+        yield trainer
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's notes on devices, workers and log intervals to itself."""
     logger = logging.getLogger("lightning.pytorch")
@@ -187,21 +210,7 @@ def train(
         What happened.
     """
     trace = Trace(save_at, folder)
-    with TemporaryDirectory() as root, torch.random.fork_rng(), _quiet():
-        trainer = L.Trainer(
-            accelerator="cpu",
-            devices=1,
-            precision=precision,  # type: ignore[arg-type]
-            max_epochs=epochs,
-            accumulate_grad_batches=accumulate,
-            logger=False,
-            callbacks=[trace],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-            default_root_dir=root,
-        )
-        torch.manual_seed(31_337)  # what a run draws from torch's generator must come from its own seed
+    settings = {"max_epochs": epochs, "accumulate_grad_batches": accumulate, "precision": precision}
+    with quiet_trainer(callbacks=[trace], **settings) as trainer:
         trainer.fit(method, datamodule=TinyData(n_batches, panels), ckpt_path=resume)
     return trace

@@ -11,6 +11,7 @@ from morphem.encoder import Encoder
 from morphem.methods.base import Method
 from morphem.normalizers import SelfNormalize
 from morphem.optimizers import AdamWRecipe
+from morphem.rng import normal
 from morphem.types import StepOutput
 from tests.conformance.odd_parts import Good, MeanOfChannels
 
@@ -100,6 +101,24 @@ class NotLearning(Agree):
     def step(self, views):
         output = super().step(views)
         return output._replace(loss=2 * output.loss.detach() - output.loss) if self.training else output
+
+
+class Collapsing(Agree):
+    """Learns well, but only to give all images one embedding."""
+
+    def step(self, views):
+        first, second = (self.encoder(view) for view in views)
+        return StepOutput((first - second).square().mean() + first.var(0).mean(), first.detach(), {})
+
+
+class Idle(Agree):
+    """Predicts numbers that have nothing to do with the image; that they are about 3 is all there is to learn."""
+
+    def step(self, views):
+        first = self.encoder(views[0])
+        wanted = 3 + normal(views[0].seeds[: len(first)], "idle")[: len(first)]
+        scores = self.head(first)[: len(wanted)]
+        return StepOutput((scores - wanted).square().mean(), first.detach(), {})
 
 
 class HeadOnly(Agree):

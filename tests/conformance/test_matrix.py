@@ -8,7 +8,8 @@ from morphem import registry
 from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.cli.plugins import main
 from morphem.methods.dino import DINO
-from morphem.testing import ContractError, check_pair
+from morphem.testing import ContractError, check_gain, check_pair
+from morphem.testing.gain import LEAST_GAIN
 from morphem.testing.pairs import matrix_table, refusal
 from tests.conformance import odd_methods
 from tests.conformance.odd_parts import MeanOfChannels
@@ -27,6 +28,15 @@ def test_a_pair_is_built_or_refused_with_a_reason(method: str, strategy: str):
 @pytest.mark.parametrize(("method", "strategy"), PAIRS, ids=[f"{method}-{strategy}" for method, strategy in PAIRS])
 def test_a_pair_trains_and_resumes_or_is_refused(method: str, strategy: str):
     check_pair(registry.get("methods", method), registry.get("channels", strategy))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "strategy"), PAIRS, ids=[f"{method}-{strategy}" for method, strategy in PAIRS])
+def test_the_embeddings_of_a_pair_beat_those_of_an_untrained_encoder(method: str, strategy: str):
+    cls, over = registry.get("methods", method), registry.get("channels", strategy)
+    if reason := refusal(cls, over):
+        pytest.skip(f"{method} refuses {strategy}: {reason}")
+    assert check_gain(cls, over) >= LEAST_GAIN
 
 
 def test_every_method_and_every_strategy_has_a_partner():
