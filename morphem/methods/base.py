@@ -58,6 +58,7 @@ class Method(L.LightningModule, Configurable, ABC):
         super().__init__()
         if reason := self.compatible(encoder.channels):
             raise ConfigError(f"{type(self).__name__} does not work with {type(encoder.channels).__name__}: {reason}")
+        _check_pixels(encoder)
         self.step_ended_at = time.perf_counter()
         self.encoder = encoder
         self.views = views
@@ -350,3 +351,21 @@ class Method(L.LightningModule, Configurable, ABC):
                 f"'{key}' with shape {theirs.get(key, 'missing')} where this {type(self).__name__} has "
                 f"{mine.get(key, 'none')}; use the config that the checkpoint was trained with."
             )
+
+
+def _check_pixels(encoder: Encoder) -> None:
+    """Refuse encoders that do to pixels what training does not: views are made of 8-bit planes, normalised once.
+
+    Raises:
+        ConfigError: With the remedy.
+    """
+    if encoder.after_resize is not None:
+        raise ConfigError(
+            f"encoder.after_resize ({type(encoder.after_resize).__name__}) is applied where images are embedded, not to "
+            "the views of training; move it into encoder.normalizer, or leave it out."
+        )
+    if encoder.input_domain not in ("uint8", "any"):
+        raise ConfigError(
+            f"the encoder takes {encoder.input_domain} pixels, but training reads 8-bit planes; give "
+            "encoder.normalizer the input_domain uint8, with what it divides by in these units."
+        )
