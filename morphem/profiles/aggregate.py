@@ -12,7 +12,8 @@ from morphem.aggregation import COUNT
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import OUTER, PLATE, WELL, check_columns, group_codes, listed
-from morphem.profiles.step import Doubles, Note, Step, as_names, check_choice, check_finite, check_number
+from morphem.profiles.settings import as_names, check_choice, check_number
+from morphem.profiles.step import Doubles, Note, Step, check_finite
 
 Operation = Literal["mean", "median"]
 ConsensusOperation = Literal["median", "mean", "modz"]
@@ -197,7 +198,7 @@ class Consensus(Step):
             raise ConfigError("consensus: by is empty; name the columns of a perturbation.")
         check_choice(self.name, "operation", self.operation, get_args(ConsensusOperation))
         check_choice(self.name, "too_few", self.too_few, ("error", "drop", "keep"))
-        check_number(self.name, "min_replicates", self.min_replicates, 1)
+        check_number(self.name, "min_replicates", self.min_replicates, 1, whole=True)
 
     def run(self, table: FeatureTable, note: Note) -> FeatureTable:
         """Join the replicates of every perturbation, in order of first appearance."""

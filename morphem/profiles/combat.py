@@ -26,17 +26,8 @@ from numpy.typing import NDArray
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import PLATE, check_columns, listed
-from morphem.profiles.step import (
-    Doubles,
-    Group,
-    Leak,
-    Note,
-    Step,
-    as_names,
-    check_finite,
-    check_spread,
-    fit_groups,
-)
+from morphem.profiles.settings import as_names
+from morphem.profiles.step import Doubles, Group, Leak, Note, Step, check_finite, check_spread, fit_groups
 
 _TOLERANCE = 1e-6
 _MAX_ITERATIONS = 1000

@@ -19,7 +19,8 @@ import pandas as pd
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import PLATE
-from morphem.profiles.step import Doubles, Group, Note, Step, as_names, check_finite, check_number, fit_groups
+from morphem.profiles.settings import as_names, check_number
+from morphem.profiles.step import Doubles, Group, Note, Step, check_finite, fit_groups
 
 
 def load_extra(module: str, step: str, licence: str) -> Any:
@@ -89,8 +90,9 @@ class Harmony(Step):
         check_number(self.name, "theta", self.theta)
         check_number(self.name, "sigma", self.sigma, above=True)
         check_number(self.name, "ridge", self.ridge)
-        check_number(self.name, "max_iterations", self.max_iterations, 1)
-        check_number(self.name, "n_clusters", self.n_clusters)
+        check_number(self.name, "max_iterations", self.max_iterations, 1, whole=True)
+        check_number(self.name, "n_clusters", self.n_clusters, whole=True)
+        check_number(self.name, "seed", self.seed, whole=True)
 
     def prepare(self) -> None:
         """Look for harmonypy."""
@@ -154,7 +156,8 @@ class Scanorama(Step):
         object.__setattr__(self, "batch", as_names(self.name, "batch", self.batch))
         if not self.batch:
             raise ConfigError("scanorama: batch is empty; name the columns of a batch.")
-        check_number(self.name, "neighbors", self.neighbors, 1)
+        check_number(self.name, "neighbors", self.neighbors, 1, whole=True)
+        check_number(self.name, "seed", self.seed, whole=True)
         check_number(self.name, "sigma", self.sigma, above=True)
         check_number(self.name, "alpha", self.alpha, 0, 1)
 

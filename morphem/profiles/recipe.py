@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from importlib.metadata import version
@@ -49,9 +50,19 @@ STEPS: dict[str, type[Step]] = {
 """The steps that a YAML recipe may name."""
 
 Rows = Literal["infer", "well", "other"]
-_KEYS = ("controls", "held_out", "features", "rows", "steps")
+Leaks = Literal["record", "error"]
+_KEYS = ("controls", "held_out", "leaks", "features", "rows", "steps")
 _EXAMPLE = "steps: [{step: mad_robustize, samples: controls}]"
 _LIBRARIES = ("morphem", "pycytominer", "scikit-learn", "numpy", "scipy", "pandas")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-3 as a number; YAML 1.1 wants 1.0e-3 and takes the other for a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class Recipe:
         features: `infer`, or names and patterns of the feature columns.
         rows: What a row is: `well` (no well may be there twice), `other`, or `infer`: wells where the table says so, or
             has plate and well and no column of anything finer.
+        leaks: `record`: a step that learns from rows that are no controls, or held out, says so in its record; `error`:
+            it is refused.
     """
 
     steps: tuple[Step, ...]
@@ -73,6 +86,7 @@ class Recipe:
     held_out: str = ""
     features: str | tuple[str, ...] = "infer"
     rows: Rows = "infer"
+    leaks: Leaks = "record"
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -85,8 +99,9 @@ class Recipe:
             raise ConfigError(
                 f"controls is '{self.controls}'; it must be a query, such as Metadata_control_type == 'negcon'."
             )
-        if self.rows not in get_args(Rows):
-            raise ConfigError(f"rows is {self.rows!r}; it must be one of {', '.join(get_args(Rows))}.")
+        for key, allowed in (("rows", get_args(Rows)), ("leaks", get_args(Leaks))):
+            if getattr(self, key) not in allowed:
+                raise ConfigError(f"{key} is {getattr(self, key)!r}; it must be one of {', '.join(allowed)}.")
 
     @classmethod
     def read(cls, path: str | Path, settings: Sequence[str] = ()) -> "Recipe":
@@ -101,7 +116,7 @@ class Recipe:
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
-            node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+            node, values = yaml.compose(text, _Loader), yaml.load(text, _Loader)
         except yaml.MarkedYAMLError as fault:
             line = fault.problem_mark.line + 1 if fault.problem_mark else "?"
             raise ConfigError(f"{path}:{line}: this is not valid YAML: {fault.problem or fault.context}.") from fault
@@ -117,7 +132,7 @@ class Recipe:
         """Build a recipe from the content of a YAML file, or from what `to_dict` gave.
 
         Args:
-            values: `steps` and any of `controls`, `held_out`, `features`, `rows`.
+            values: `steps` and any of `controls`, `held_out`, `leaks`, `features`, `rows`.
 
         Raises:
             ConfigError: If it is no recipe.
@@ -145,8 +160,8 @@ class Recipe:
         """Return the recipe as plain data with all settings, defaults included."""
         features = list(self.features) if isinstance(self.features, tuple) else self.features
         steps = [{"step": step.name, **step.settings()} for step in self.steps]
-        common = {"controls": self.controls, "held_out": self.held_out, "features": features, "rows": self.rows}
-        return {**common, "steps": steps}
+        common = {"controls": self.controls, "held_out": self.held_out, "leaks": self.leaks}
+        return {**common, "features": features, "rows": self.rows, "steps": steps}
 
     def prepare(self) -> None:
         """Find out, before a table is read, whether what the steps need is there.
@@ -174,7 +189,7 @@ class Recipe:
         """
         for number, step in list(enumerate(self.steps, 1))[begin:end]:
             try:
-                table = step(table, controls=self.controls, held_out=self.held_out)
+                table = step(table, controls=self.controls, held_out=self.held_out, forbid_leaks=self.leaks == "error")
             except MorphemError as fault:
                 raise type(fault)(f"step {number} of {len(self.steps)}, {fault}") from fault
         return table
@@ -283,7 +298,7 @@ def _change(values: Any, setting: str) -> None:
     if not sign or not isinstance(values, dict):
         raise ConfigError(f"--set {setting}: write KEY=VALUE, for example --set sphere.epsilon=1.0e-3.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as fault:
         raise ConfigError(f"--set {setting}: '{text}' is not valid YAML.") from fault
     head, dot, name = key.partition(".")

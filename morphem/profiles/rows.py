@@ -13,7 +13,8 @@ from morphem.errors import ConfigError, DataError, unknown_name
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import PLATE, check_columns, is_metadata, listed, select_rows
 from morphem.profiles.metadata_files import read_metadata
-from morphem.profiles.step import Note, Step, as_names, check_choice, check_finite, fit_groups, in_order
+from morphem.profiles.settings import as_names, check_choice
+from morphem.profiles.step import Note, Step, check_finite, fit_groups, in_order
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Annotate(Step):
             recipe's folder.
         by: Columns that both have, or a mapping from a column of the features to one of the table.
         columns: Columns to join; all where not given.
+        where: Query of the entries to look at, for example `Batch == '2020_11_04_CPJUMP1'`; all where not given.
         unmatched: What happens to rows of features without an entry: `error`, or `keep` (with missing values).
         unused: What happens to entries without a row of features, such as plates that were not imaged: `error` or
             `ignore`.
@@ -37,6 +39,7 @@ class Annotate(Step):
     table: str
     by: Sequence[str] | Mapping[str, str]
     columns: Sequence[str] = ()
+    where: str = "all"
     unmatched: Literal["error", "keep"] = "error"
     unused: Literal["error", "ignore"] = "error"
     replace: bool = False
@@ -65,6 +68,8 @@ class Annotate(Step):
     def run(self, table: FeatureTable, note: Note) -> FeatureTable:
         """Join."""
         entries = read_metadata(Path(self.table), self.name)
+        chosen = select_rows(entries, self.where, f"{self.name}: {self.table}")
+        entries = entries[chosen].reset_index(drop=True)
         pairs = self._pairs(table.metadata, entries)
         ours = _keys(table.metadata, [left for left, _ in pairs], [left for left, _ in pairs])
         theirs = _keys(entries, [right for _, right in pairs], [left for left, _ in pairs])
@@ -72,7 +77,7 @@ class Annotate(Step):
         if doubled:
             raise DataError(
                 f"annotate: {len(doubled)} keys are in {self.table} twice, first {doubled[0]}; name more columns in "
-                "'by', or remove the doubled rows."
+                "'by', or choose entries with 'where'."
             )
         position = pd.Index(theirs).get_indexer(pd.Index(ours))
         self._check_matches(ours, theirs, position, pairs, note)

@@ -12,9 +12,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from morphem.errors import DataError
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import PLATE
-from morphem.profiles.step import Doubles, Note, Step, as_names, check_finite, check_number, check_spread, fit_groups
+from morphem.profiles.settings import as_names, check_number
+from morphem.profiles.step import Doubles, Note, Step, check_finite, check_spread, fit_groups
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Scale(Step):
         check_finite(table, self.name)
         values = np.empty_like(table.values)
         for group in fit_groups(table, self.samples, self.per, self.name, note):
+            if len(group.fit) < 2:
+                raise DataError(
+                    f"{self.name}: {group.name} has one row to learn from, and a spread needs two, better many more; "
+                    "leave it out (step filter), or pool (per: [])."
+                )
             fit = table.values[group.fit].astype(np.float64)
             center, spread = self.learn(fit, table.columns)
             spread = np.where(np.ptp(fit, axis=0) > 0, spread, 0.0)  # rounding leaves a trace of a constant's deviation

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from morphem.errors import ConfigError, DataError, unknown_name
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import Mask, match_features
-from morphem.profiles.step import Doubles, Group, Note, Step, as_names, check_finite, check_number, fit_groups
+from morphem.profiles.settings import as_names, check_number
+from morphem.profiles.step import Doubles, Group, Note, Step, check_finite, fit_groups
 
 _FEATURES_AT_ONCE = 512
 _BLOCKS_KEPT = 8  # up to 4,096 features, all correlations at once take 128 MiB

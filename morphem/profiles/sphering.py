@@ -26,18 +26,8 @@ from numpy.typing import NDArray
 
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
-from morphem.profiles.step import (
-    Doubles,
-    Note,
-    Step,
-    as_names,
-    batches,
-    check_choice,
-    check_finite,
-    check_number,
-    check_spread,
-    fit_groups,
-)
+from morphem.profiles.settings import as_names, check_choice, check_number
+from morphem.profiles.step import Doubles, Note, Step, batches, check_finite, check_spread, fit_groups
 
 Method = Literal["ZCA-cor", "ZCA", "PCA-cor", "PCA"]
 EpsilonOn = Literal["singular value", "eigenvalue", "clip"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import PLATE, Mask, count_unanswered, describe_row, group_codes, listed, select_rows
+from morphem.profiles.record import leak_sentence
 
 Doubles = NDArray[np.float64]
 RECORD = "profile"
@@ -94,13 +95,16 @@ class Step(ABC):
         """
         return False
 
-    def __call__(self, table: FeatureTable, *, controls: str = "", held_out: str = "") -> FeatureTable:
+    def __call__(
+        self, table: FeatureTable, *, controls: str = "", held_out: str = "", forbid_leaks: bool = False
+    ) -> FeatureTable:
         """Do the step and write it down in the table's provenance.
 
         Args:
             table: Any table with `Metadata_` columns.
             controls: Query of the controls; `samples: controls` means these rows.
             held_out: Query of the rows that no step may learn from.
+            forbid_leaks: Whether a step that learns from what a fair test would hide is an error.
 
         Returns:
             The result; the last entry of `provenance['profile']` is the record of this step.
@@ -116,6 +120,11 @@ class Step(ABC):
         if self.keeps_rows and len(result) != len(table):
             raise DataError(
                 f"{self.name}: {len(table)} rows went in and {len(result)} came out; this is a fault of the step."
+            )
+        if forbid_leaks and note.leaks:
+            raise DataError(
+                f"{self.name}: {leak_sentence(note.leaks[0])}, which the recipe forbids (leaks: error); choose other "
+                "samples, or allow it (leaks: record)."
             )
         record = {
             "step": self.name,
@@ -310,43 +319,6 @@ def check_spread(spread: Doubles, columns: Sequence[str], group: str, what: str,
 def in_order(metadata: pd.DataFrame, chosen: Mask) -> pd.DataFrame:
     """Return the chosen rows, numbered anew."""
     return metadata[chosen].reset_index(drop=True)
-
-
-def check_choice(step: str, key: str, value: str, allowed: Sequence[str]) -> None:
-    """Check that a setting is one of the allowed words.
-
-    Raises:
-        ConfigError: If it is not, with the words.
-    """
-    if value not in allowed:
-        raise ConfigError(f"{step}: {key} is {value!r}; it must be one of {', '.join(allowed)}.")
-
-
-def check_number(
-    step: str, key: str, value: Any, low: float = 0.0, high: float = np.inf, *, above: bool = False
-) -> None:
-    """Check that a setting is a number within a range.
-
-    Raises:
-        ConfigError: If it is not, with the range.
-    """
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-    if not fine or (above and value == low):
-        word = "above" if above else "at least"
-        limit = "" if high == np.inf else f" and at most {high:g}"
-        raise ConfigError(f"{step}: {key} is {value!r}; it must be a number {word} {low:g}{limit}.")
-
-
-def as_names(step: str, key: str, value: Any) -> tuple[str, ...]:
-    """Return a setting that lists names as a tuple; one name may stand alone.
-
-    Raises:
-        ConfigError: If it is no list of names.
-    """
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{step}: {key} is {value!r}; it must be a list of names, for example [Metadata_Plate].")
-    return tuple(names)
 
 
 def batches(n: int, size: int) -> Iterator[slice]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from morphem import features as feature_tables
@@ -23,6 +24,7 @@ READABLE = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".h5ad")
 WRITABLE = (".parquet", ".h5ad", ".csv", ".csv.gz")
 
 _HEADER = b"morphem"
+_BYTES_AT_ONCE = 512 * 2**20
 
 
 def suffix(path: str | os.PathLike[str]) -> str:
@@ -153,8 +155,12 @@ def _feature_names(file: Path) -> list[str]:
 def _csv_header(file: Path) -> list[str]:
     try:
         frame = pd.read_csv(file, sep=_separator(file), nrows=0)
+        first = pd.read_csv(file, sep=_separator(file), nrows=1, header=None, dtype=str, keep_default_na=False)
     except (OSError, EOFError, ValueError, pd.errors.ParserError) as fault:
         raise DataError(f"{file} cannot be read as a table ({str(fault).splitlines()[0]}).") from fault
+    names = first.iloc[0]
+    if names.duplicated().any():  # pandas would call the second one NAME.1
+        raise DataError(f"{file}: '{names[names.duplicated()].iloc[0]}' is the name of two columns; rename one.")
     return [str(name) for name in frame.columns]
 
 
@@ -176,7 +182,10 @@ def _read_anndata(file: Path) -> FeatureTable:
     for name in metadata.columns:
         if isinstance(metadata[name].dtype, pd.CategoricalDtype):
             metadata[name] = metadata[name].astype(object)
-    metadata.columns = [name if is_metadata(str(name)) else f"{METADATA}{name}" for name in metadata.columns]
+    labels = pd.Index([name if is_metadata(str(name)) else f"{METADATA}{name}" for name in metadata.columns])
+    if not labels.is_unique:
+        raise DataError(f"{file}: {labels[labels.duplicated()][0]} is the name of two columns; rename one.")
+    metadata.columns = labels
     names = [str(name) for name in data.var_names]
     header = json.loads(data.uns["morphem"]) if "morphem" in data.uns else None
     kinds = {"channel", "index", "kind"} <= set(data.var.columns)
@@ -192,7 +201,9 @@ def _read_anndata(file: Path) -> FeatureTable:
 
 
 def read_by_plate(file: Path, plate: str, features: str | Sequence[str] = "infer") -> Iterator[FeatureTable]:
-    """Read a Parquet file one plate after another, with memory for one plate and one row group.
+    """Read a Parquet file one plate after another, with memory for one plate, a pack of small ones, and a row group.
+
+    Plates are read in packs, so that a file in which the rows of many plates are mixed is not read once per plate.
 
     Args:
         file: Parquet.
@@ -200,21 +211,41 @@ def read_by_plate(file: Path, plate: str, features: str | Sequence[str] = "infer
         features: As for `read_table`.
 
     Raises:
-        DataError: If the file is damaged, the column is not there, or a row does not say its plate.
+        ConfigError: If the column is not there.
+        DataError: If the file is damaged, or a row does not say its plate.
     """
     source = _open(file)
     if plate not in source.schema_arrow.names:
-        raise ConfigError(
-            f"{file}: {unknown_name('metadata column', plate, filter(is_metadata, source.schema_arrow.names))}"
-        )
-    names = [source.read_row_group(i, columns=[plate]).column(0).to_pandas() for i in range(source.num_row_groups)]
-    if any(part.isna().any() for part in names):
-        raise DataError(f"{file}: {sum(int(part.isna().sum()) for part in names)} rows have no {plate}.")
+        known = filter(is_metadata, source.schema_arrow.names)
+        raise ConfigError(f"{file}: {unknown_name('metadata column', plate, known)}")
+    names = [source.read_row_group(i, columns=[plate]).column(0) for i in range(source.num_row_groups)]
+    if any(part.null_count for part in names):
+        raise DataError(f"{file}: {sum(part.null_count for part in names)} rows have no {plate}.")
     choice = _with_header(source.schema_arrow, features, file)
-    for value in dict.fromkeys(value for part in names for value in part.unique()):
-        chosen = [(i, part == value) for i, part in enumerate(names) if (part == value).any()]
-        parts = [source.read_row_group(i).filter(pa.array(mask.to_numpy())) for i, mask in chosen]
-        yield from_frame(_arrow_frame(pa.concat_tables(parts)), *choice)
+    row_bytes = 8 * len(source.schema_arrow.names)
+    for pack in _packs(names, max(1, _BYTES_AT_ONCE // row_bytes)):
+        wanted = pa.array(pack, names[0].type)
+        masks = [pc.is_in(part, value_set=wanted) for part in names]
+        parts = [source.read_row_group(i).filter(mask) for i, mask in enumerate(masks) if pc.any(mask).as_py()]
+        rows = pa.concat_tables(parts)
+        for value in wanted:
+            yield from_frame(_arrow_frame(rows.filter(pc.equal(rows.column(plate), value))), *choice)
+
+
+def _packs(names: Sequence[pa.ChunkedArray], limit: int) -> Iterator[list[Any]]:
+    """Yield plates in order of first appearance, together as long as their rows are no more than the limit."""
+    counts: dict[Any, int] = {}
+    for part in names:
+        for entry in part.value_counts().to_pylist():
+            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+    pack: list[Any] = []
+    for value in counts:
+        if pack and sum(counts[held] for held in pack) + counts[value] > limit:
+            yield pack
+            pack = []
+        pack.append(value)
+    if pack:
+        yield pack
 
 
 def write_table(table: FeatureTable, path: str | os.PathLike[str]) -> None:

@@ -18,8 +18,9 @@ import numpy as np
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import PLATE, listed
+from morphem.profiles.settings import as_names, check_number
 from morphem.profiles.sphering import Sphering, component_table
-from morphem.profiles.step import Doubles, Note, Step, as_names, check_finite, check_number, fit_groups
+from morphem.profiles.step import Doubles, Note, Step, check_finite, fit_groups
 
 
 def matrix_power(symmetric: Doubles, power: float) -> Doubles:

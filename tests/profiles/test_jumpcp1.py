@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from morphem.cli import main
-from morphem.profiles import apply, read_table, records
+from morphem.errors import DataError
+from morphem.profiles import Annotate, apply, read_table, records
 from tests.profiles.plates import controls
 
 
@@ -73,3 +74,16 @@ def test_the_controls_of_every_plate_are_alike_after_tvn(table):
     for plate in out.metadata["Metadata_Plate"].unique():
         part = out.values[controls(out) & (out.metadata["Metadata_Plate"] == plate).to_numpy()]
         np.testing.assert_allclose(part.mean(0), 0, atol=1e-4)
+
+
+def test_the_published_table_of_plates_is_joined_without_edits(table, real_data):
+    source = str(real_data / "jumpcp1-profiles" / "experiment-metadata.tsv")
+    settings = {"table": source, "by": {"Metadata_Plate": "Assay_Plate_Barcode"}, "columns": ["Time", "Anomaly"]}
+    with pytest.raises(DataError, match=r"annotate: 16 keys are in .* twice, first BR00117010.*choose entries with
+        'where'"): Annotate(**settings)(table)
+    settings["where"] = "Batch == '2020_11_04_CPJUMP1'"
+    out = Annotate(**settings, unused="ignore")(table)
+    assert out.metadata.groupby("Metadata_Plate")["Metadata_Time"].first().to_dict()["BR00117010"] == 48
+    assert len(out) == 2688
+    with pytest.raises(DataError, match=r"annotate: \d+ of \d+ entries of .*experiment-metadata.tsv have no row"):
+        Annotate(**settings)(table)

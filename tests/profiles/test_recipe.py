@@ -162,3 +162,21 @@ def test_an_empty_table_is_an_error():
     empty = type(table)(table.values[:0], table.metadata.iloc[:0], table.columns, table.dictionary)
     with pytest.raises(DataError, match="standardize: the table has no rows"):
         apply(empty, {"steps": [{"step": "standardize"}]})
+
+
+def test_numbers_may_be_written_as_people_write_them(tmp_path):
+    recipe = Recipe.read(write(tmp_path, GOOD.replace("0.001", "1e-3")), ["mad_robustize.epsilon=5E-2"])
+    assert (recipe.steps[1].epsilon, recipe.steps[0].epsilon) == (0.001, 0.05)
+
+
+def test_a_recipe_may_forbid_leaks():
+    recipe = {"controls": CONTROLS, "leaks": "error", "steps": [{"step": "standardize"}]}
+    with pytest.raises(DataError, match=r"step 1 of 1, standardize: learned from 36 of 36 rows that are no controls"):
+        apply(plates(), recipe)
+    recipe["steps"][0]["samples"] = "controls"
+    assert len(apply(plates(), recipe)) == 72
+
+
+def test_whole_numbers_are_asked_for_where_they_are_needed():
+    with pytest.raises(ConfigError, match=r"consensus: min_replicates is 2.5; it must be a whole number at least 1"):
+        Recipe.from_dict({"steps": [{"step": "consensus", "by": ["Metadata_x"], "min_replicates": 2.5}]})

@@ -152,3 +152,11 @@ def test_inverse_normal_makes_every_feature_normal():
     out = pd.DataFrame(InverseNormal()(skewed).values)
     assert abs(out.skew()).max() < 0.2
     assert out.rank().equals(pd.DataFrame(skewed.values).rank())
+
+
+def test_a_plate_with_one_control_is_named():
+    table = plates()
+    rows = (table.metadata["Metadata_Plate"] == "P1") & (table.metadata["Metadata_Well"] > "A01")
+    table.metadata.loc[rows, "Metadata_control_type"] = None
+    with pytest.raises(DataError, match="mad_robustize: P1 has one row to learn from"):
+        MadRobustize(samples=CONTROLS)(table)

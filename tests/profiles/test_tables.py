@@ -175,3 +175,32 @@ def test_plates_are_read_one_by_one_though_their_rows_are_mixed(tmp_path):
 def test_an_unknown_ending_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigError, match=r"'t.xlsx' must end in one of .parquet, .h5ad, .csv, .csv.gz"):
         write_table(plates(), tmp_path / "t.xlsx")
+
+
+def test_small_plates_are_read_in_packs_and_large_ones_alone(tmp_path, monkeypatch):
+    from morphem.profiles import tables
+
+    plates(n_plates=5, n_wells=10, n_controls=5).to_frame().to_parquet(tmp_path / "a.parquet", row_group_size=4)
+    whole = [part.values for part in read_by_plate(tmp_path / "a.parquet", "Metadata_Plate")]
+    for limit in (1, 8 * 9 * 20):  # of 9 columns: one plate, two plates
+        monkeypatch.setattr(tables, "_BYTES_AT_ONCE", limit)
+        parts = list(read_by_plate(tmp_path / "a.parquet", "Metadata_Plate"))
+        assert [set(part.metadata["Metadata_Plate"]) for part in parts] == [{f"P{i}"} for i in range(5)]
+        for one, two in zip(whole, parts, strict=True):
+            np.testing.assert_array_equal(one, two.values)
+
+
+def test_a_column_that_is_twice_in_a_csv_is_not_renamed(tmp_path):
+    (tmp_path / "a.csv").write_text("Metadata_Well,Cells_A,Cells_A\nA01,1,2\n")
+    with pytest.raises(DataError, match=r"a.csv: 'Cells_A' is the name of two columns"):
+        read_table(tmp_path / "a.csv")
+
+
+def test_observations_of_anndata_get_the_prefix_of_metadata(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    observations = pd.DataFrame({"Plate": ["a", "b"], "Metadata_Well": ["A01", "A02"]}, index=["x", "y"])
+    variables = pd.DataFrame(index=["emb_0", "emb_1"])
+    anndata.AnnData(X=np.eye(2, dtype=np.float32), obs=observations, var=variables).write_h5ad(tmp_path / "a.h5ad")
+    table = read_table(tmp_path / "a.h5ad")
+    assert list(table.metadata.columns) == ["Metadata_Plate", "Metadata_Well"]
+    assert table.columns == ("emb_0", "emb_1")
