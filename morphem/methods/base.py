@@ -361,8 +361,8 @@ def _check_pixels(encoder: Encoder) -> None:
     """
     if encoder.after_resize is not None:
         raise ConfigError(
-            f"encoder.after_resize ({type(encoder.after_resize).__name__}) is applied where images are embedded, not to "
-            "the views of training; move it into encoder.normalizer, or leave it out."
+            f"encoder.after_resize ({type(encoder.after_resize).__name__}) is applied where images are embedded, not "
+            "to the views of training; move it into encoder.normalizer, or leave it out."
         )
     if encoder.input_domain not in ("uint8", "any"):
         raise ConfigError(
