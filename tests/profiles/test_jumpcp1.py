@@ -79,8 +79,8 @@ def test_the_controls_of_every_plate_are_alike_after_tvn(table):
 def test_the_published_table_of_plates_is_joined_without_edits(table, real_data):
     source = str(real_data / "jumpcp1-profiles" / "experiment-metadata.tsv")
     settings = {"table": source, "by": {"Metadata_Plate": "Assay_Plate_Barcode"}, "columns": ["Time", "Anomaly"]}
-    with pytest.raises(DataError, match=r"annotate: 16 keys are in .* twice, first BR00117010.*choose entries with
-        'where'"): Annotate(**settings)(table)
+    with pytest.raises(DataError, match=r"annotate: 16 keys are in .* twice, first BR00117010.* with 'where'"):
+        Annotate(**settings)(table)
     settings["where"] = "Batch == '2020_11_04_CPJUMP1'"
     out = Annotate(**settings, unused="ignore")(table)
     assert out.metadata.groupby("Metadata_Plate")["Metadata_Time"].first().to_dict()["BR00117010"] == 48
