@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from morphem.encoder import Encoder
-from morphem.zoo.own_record import channel_sets
+from morphem.zoo.own_record import channel_sets, own_channels
 
 _SPDX = {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-sa-4.0", "cc0-1.0"}
 _DOMAINS = {
@@ -118,11 +118,9 @@ def _input(encoder: Encoder) -> str:
         f"* Cut: {'whole images' if recipe.whole_image else recipe.crops}.",
         f"* Channels by name, in any order; {'every channel' if encoder.per_channel else 'every image'} gets features.",
     ]
-    vocabulary = getattr(getattr(encoder.channels, "vocabulary", None), "names", None)
-    fixed = getattr(encoder.channels, "channels", None)
-    known = vocabulary or (fixed if isinstance(fixed, Sequence) else None)
-    if known:
-        lines.append(f"* Channels that it knows: {', '.join(known)}.")
+    fixed, known = own_channels(encoder)
+    if fixed or known:
+        lines.append(f"* Channels: {'exactly' if fixed else 'any of'} {', '.join(fixed or known)}.")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from morphem import weights
 from morphem.data.schema import channel_vocabulary
 from morphem.encoder import Encoder, evaluating
 from morphem.errors import MorphemError, WeightsError
+from morphem.vocabulary import Vocabulary
 
 RECORD_FILE = "golden.json"
 TENSORS_FILE = "golden.safetensors"
@@ -85,15 +86,30 @@ def channel_sets(encoder: Encoder) -> list[list[str]]:
     Args:
         encoder: Any.
     """
-    fixed = getattr(encoder.channels, "channels", None)
-    if isinstance(fixed, Sequence) and not isinstance(fixed, str):
-        return [list(fixed), list(reversed(fixed))] if len(fixed) > 1 else [list(fixed)]
-    vocabulary = getattr(getattr(encoder.channels, "vocabulary", None), "names", None)
-    seen = encoder.card.get("channel_types")
-    names = list(dict.fromkeys([*(vocabulary or []), *([] if vocabulary else seen or []), *channel_vocabulary()]))
-    known = list(vocabulary) if vocabulary else names
-    sizes = sorted({1, 2, min(3, len(known)), min(_LARGEST, len(known))})
-    return [known[:size] for size in sizes if size <= len(known)]
+    fixed, vocabulary = own_channels(encoder)
+    if fixed:
+        return [fixed, fixed[::-1]] if len(fixed) > 1 else [fixed]
+    seen = [] if vocabulary else encoder.card.get("channel_types", [])
+    known = vocabulary or list(dict.fromkeys([*seen, *channel_vocabulary()]))
+    sizes = sorted({1, min(2, len(known)), min(3, len(known)), min(_LARGEST, len(known))})
+    return [known[:size] for size in sizes]
+
+
+def own_channels(encoder: Encoder) -> tuple[list[str], list[str]]:
+    """Return the panel that an encoder is fixed to, and the channel types that it knows; each empty where it has none.
+
+    Args:
+        encoder: Any.
+    """
+    fixed: list[str] = []
+    known: list[str] = []
+    for part in encoder.channels.modules():
+        panel, vocabulary = getattr(part, "channels", None), getattr(part, "vocabulary", None)
+        if isinstance(panel, list | tuple) and all(isinstance(name, str) for name in panel):
+            fixed = fixed or list(panel)
+        if isinstance(vocabulary, Vocabulary):
+            known = known or list(vocabulary.names)
+    return fixed, known
 
 
 def write(encoder: Encoder, folder: Path, name: str, seed: int = 0) -> list[str]:

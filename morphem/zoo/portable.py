@@ -86,21 +86,25 @@ def without_noise(encoder: Encoder) -> Encoder:
 
 
 @contextlib.contextmanager
-def _constants_stay_known() -> Iterator[None]:
-    """Let torch.export know the values of the small integer tensors that say which plane is where.
+def _traceable() -> Iterator[None]:
+    """Let torch.export see through what an encoder does around its network.
 
-    They depend on shapes alone, which are fixed, but by default torch forgets tensors of more than one number.
+    The small integer tensors that say which plane is where depend on shapes alone, which are fixed; by default torch
+    forgets the values of tensors of more than one number. And switching autocast off, where it is off anyway, would
+    become a part of the program that torch cannot save.
     """
     import torch._subclasses.fake_tensor as fake
     import torch.fx.experimental.proxy_tensor as proxy
 
     modules: list[Any] = [fake, proxy]
-    kept = [module.CONSTANT_NUMEL_LIMIT for module in modules]
+    kept, autocast = [module.CONSTANT_NUMEL_LIMIT for module in modules], torch.autocast
     try:
         for module in modules:
             module.CONSTANT_NUMEL_LIMIT = _CONSTANTS
+        torch.autocast = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment, misc]
         yield
     finally:
+        torch.autocast = autocast  # type: ignore[misc]
         for module, limit in zip(modules, kept, strict=True):
             module.CONSTANT_NUMEL_LIMIT = limit
 
@@ -116,7 +120,7 @@ def trace(form: TensorForm, example: Tensor) -> Any:
         WeightsError: If torch cannot export it.
     """
     try:
-        with evaluating(form), _constants_stay_known(), warnings.catch_warnings():
+        with evaluating(form), _traceable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.export(form, (example,), strict=False)
     except Exception as fault:  # whatever torch's tracer meets in a stranger's encoder
