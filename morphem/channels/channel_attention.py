@@ -49,8 +49,8 @@ class ChannelAttention(JointChannels):
             lay that grid over all of them as one long row, as the code of ChannelViT does by accident. For comparison
             with such features alone; needs `nudged_positions`.
         padded_channels: Treat images of fewer channels as the code of CHAMMI-75 does in a batch where another image has
-            this many: their positions are resampled as those of the larger image, and, with `padding_seen`, empty planes
-            without a channel embedding follow. For comparison with such features alone; in use, not in training.
+            this many: their positions are resampled as those of the larger image, and, with `padding_seen`, empty
+            planes without a channel embedding follow. For comparison with such features alone; in use, not in training.
         padding_seen: Whether every token sees the empty planes, as in the DINO network of CHAMMI-75, whose mask never
             reaches its attention; its MAE and SimCLR networks mask them. Needs `padded_channels`.
         own_names: What the weights' authors call the channels, each with the entry of the vocabulary that it stands

@@ -8,6 +8,7 @@ Differs from it: nothing in the features. How pixels were scaled is not document
 size and standardised.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -26,7 +27,7 @@ from morphem.types import ChannelBatch
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
 from morphem.zoo.channel_tokens import PROJECTION, vision_transformer
 from morphem.zoo.decoding import load_exchanged
-from morphem.zoo.replaying import any_types, embed, entering, leaving
+from morphem.zoo.replaying import any_types, embed, entering, is_of, leaving, told_step
 from morphem.zoo.strictness import depth_of, load_renamed, needed
 
 _PREFIX = "encoder."
@@ -34,6 +35,7 @@ _DECODER = "decoder."
 _OURS = "network."
 _NEEDED = ("cls_token", "pos_embed", PROJECTION, "blocks.0.attn.qkv.weight")
 _BASE = 10.0  # of the rotary frequencies
+_LAST_STEP = 13  # golden records hold as many of the last tokens apart, and do not say so
 
 
 def _record(name: str, what: str, facts: dict[str, Any]) -> Record:
@@ -128,7 +130,7 @@ class Campfire(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take heads and rotary form of the record."""
-        if not str(record.get("peer", "")).startswith("Campfire"):
+        if not is_of(record, "Campfire", "campfire"):
             return None
         constructor = record["constructor"]
         rotary: Rotary = next((form for form in ROTARY if f"mode {form}" in constructor["block"]), "none")
@@ -144,26 +146,26 @@ class Campfire(Pretrained):
     ) -> dict[str, Tensor]:
         """Compute a case; numbers of channels matter to reconstructions alone."""
         images = list(inputs["images"])
-        if case == "permuted":
-            images = [image[[3, 1, 4, 0, 2]] for image in images]
+        order = re.search(r"order ((?:\d+,)+\d+)", record["cases"][case]["words"])
+        if order:
+            images = [image[[int(number) for number in order[1].split(",")]] for image in images]
         backbone = _backbone(encoder)
         batch: ChannelBatch
         features, batch = entering(encoder.channels, lambda: _embed(encoder, images))
         outputs = {"features": features}
-        asked = record["cases"][case]["outputs"]
-        if "tokens_patch_projection_every_7th" in asked:
-            with torch.no_grad():
-                content = backbone.patches(batch.planes)  # (P, N, D)
-            first = content[: len(images[0])].flatten(0, 1)[None]
-            outputs["tokens_patch_projection_every_7th"] = first[:, ::7]
-        if "tokens_last" in asked:
-            _, last = leaving(backbone.network.blocks[-1], lambda: _embed(encoder, images[:1]))
-            outputs["tokens_last"] = backbone.network.norm(last).detach()[:, ::13]
-        name = "predicted_image_of_item_0_every_4th_pixel"
-        if name in asked:
-            heads = record["constructor"]["decoder_num_heads"]
-            predicted = self._predicted(encoder, checkpoint, heads, batch, inputs["channel_idx"])
-            outputs[name] = predicted[:1, :, 1::4, 2::4]
+        for name in record["cases"][case]["outputs"]:
+            if name.startswith("tokens_patch_projection"):
+                with torch.no_grad():
+                    content = backbone.patches(batch.planes)  # (P, N, D)
+                outputs[name] = content[: len(images[0])].flatten(0, 1)[None, :: told_step(name, "every_{}")]
+            elif name == "tokens_last":
+                _, last = leaving(backbone.network.blocks[-1], lambda: _embed(encoder, images[:1]))
+                outputs[name] = backbone.network.norm(last).detach()[:, ::_LAST_STEP]
+            elif name.startswith("predicted_image_of_item_0"):
+                heads = record["constructor"]["decoder_num_heads"]
+                predicted = self._predicted(encoder, checkpoint, heads, batch, inputs["channel_idx"])
+                step = told_step(name, "every_{}")
+                outputs[name] = predicted[:1, :, 1::step, 2::step]
         return outputs
 
     @torch.no_grad()

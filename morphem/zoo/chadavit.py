@@ -8,7 +8,6 @@ builds two, and another epsilon, from the same tensors (`built_by='factory'`). N
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -20,7 +19,7 @@ from morphem.encoder import Encoder
 from morphem.errors import ConfigError, unknown_name
 from morphem.pixel_steps import ZScore
 from morphem.zoo.base import ByHand, Checkpoint, HubFile, Pretrained, Record
-from morphem.zoo.replaying import any_types, embed, entering, leaving
+from morphem.zoo.replaying import any_types, embed, entering, is_of, leaving, told_step
 from morphem.zoo.strictness import depth_of, load_renamed, needed
 
 _NAMES = {"token_learner.proj": "patch_embed", "cls_token": "first_token", "pos_embed": "position_table"}
@@ -89,9 +88,6 @@ class ChAdaViT(Pretrained):
             "student",
         ),
     )
-    not_compared: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"tokens_mask": "which tokens are padding: nothing is padded here, so there is no mask"}
-    )
 
     def __init__(
         self,
@@ -153,7 +149,7 @@ class ChAdaViT(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the heads of the record, and the authors' order of slots."""
-        if not str(record.get("peer", "")).startswith("ChAda-ViT"):
+        if not is_of(record, "ChAda-ViT", "chadavit"):
             return None
         return cls(record["constructor"]["num_heads"], fill="by_position")
 
@@ -173,14 +169,19 @@ class ChAdaViT(Pretrained):
         if case == "each_alone":
             return {"features": torch.cat([_embed(encoder, [image]) for image in images])}
         outputs = {"features": _embed(encoder, images)}
-        asked = record["cases"][case]["outputs"]
-        if "features_of_momentum_backbone" in asked:
-            teacher = type(self)(self.n_heads, self.built_by, "teacher", self.fill).convert(checkpoint)
-            outputs["features_of_momentum_backbone"] = _embed(teacher.to(encoder.dtype), images)
-        if "tokens_last_every_50th" in asked:
-            outputs["tokens_last_every_50th"] = torch.cat([_last_patches(encoder, image) for image in images])[::50]
-        if "tokens_embedded_first_image" in asked:
-            outputs["tokens_embedded_first_image"] = _entering_with_empty_slots(encoder, images[0])[::40]
+        for name in record["cases"][case]["outputs"]:
+            if name == "features_of_momentum_backbone":
+                teacher = type(self)(self.n_heads, self.built_by, "teacher", self.fill).convert(checkpoint)
+                outputs[name] = _embed(teacher.to(encoder.dtype), images)
+            elif name.startswith("tokens_last"):
+                last = torch.cat([_last_patches(encoder, image) for image in images])
+                outputs[name] = last[:: told_step(name, "every_{}")]
+            elif name == "tokens_mask":
+                step = told_step(record["cases"][case]["words"], "every {}(?:st|nd|rd|th) entry")
+                outputs[name] = _left_out(encoder, images)[:, ::step]
+            elif name == "tokens_embedded_first_image":
+                step = told_step(record["cases"][case]["words"], "every {}(?:st|nd|rd|th) token entering")
+                outputs[name] = _entering_with_empty_slots(encoder, images[0])[::step]
         return outputs
 
 
@@ -250,6 +251,18 @@ def _entering_with_empty_slots(encoder: Encoder, image: Tensor) -> Tensor:
     positions = backbone.patch_positions((grid[0], grid[1]))  # (1, N, D)
     empty = positions + strategy.slot_embedding[len(image) :, None]
     return torch.cat([tokens[0], empty.flatten(0, 1)])
+
+
+def _left_out(encoder: Encoder, images: list[Tensor]) -> Tensor:
+    """Return which of the authors' tokens, padded to all slots, our sequences leave out, (N, 1 + slots * N)."""
+    strategy = encoder.channels
+    assert isinstance(strategy, SlotAttention)
+    rows = []
+    for image in images:
+        _, tokens = entering(_backbone(encoder).blocks[0], lambda image=image: _embed(encoder, [image]))  # type: ignore[misc]
+        n_patches = (tokens.shape[1] - 1) // len(image)
+        rows.append(torch.arange(1 + len(strategy.slot_embedding) * n_patches) >= tokens.shape[1])
+    return torch.stack(rows)
 
 
 def _backbone(encoder: Encoder) -> PostNormTransformer:

@@ -7,7 +7,6 @@ Differs from it: images of several channel counts are never padded, so no image 
 pixels, which the authors' evaluation looks for at 255 after it has divided by 255.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,8 +18,8 @@ from morphem.normalizers import SelfNormalize
 from morphem.pixel_steps import ZScore
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
 from morphem.zoo.channel_tokens import Channels, Layout, channel_attention
-from morphem.zoo.data_sets import channel_type
-from morphem.zoo.replaying import altered, embed, entering, every_nth
+from morphem.zoo.data_sets import named
+from morphem.zoo.replaying import altered, embed, entering, every_nth, is_of
 
 _LAYOUT = Layout("patch_embed.channel_tokens", "map")
 _PREFIXES = {"student": "module.backbone.", "teacher": "backbone."}
@@ -134,8 +133,7 @@ class Chammi75Channels(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take heads, inner normalisation and the channel map of the record."""
-        peer = str(record.get("peer", ""))
-        if not re.match(r"CHAMMI-75 (ChannelViT|multi-channel ViT)", peer):
+        if not is_of(record, "CHAMMI-75 ChannelViT", "chammi75_channelvit"):
             return None
         constructor = record["constructor"]
         return cls(
@@ -188,14 +186,14 @@ class Chammi75Channels(Pretrained):
         names = sorted(numbers, key=lambda name: int(numbers[name]))
         if [int(numbers[name]) for name in names] != list(range(len(names))):
             raise WeightsError(f"{_MAP} of {checkpoint.path} does not number its channels from 0 without gaps.")
-        types = tuple(channel_type(name) for name in names)
-        return Channels(types, dict(zip(names, types, strict=True)))
+        return named(names)
 
 
 def _tensors(checkpoint: Checkpoint, network: Literal["student", "teacher"]) -> dict[str, Tensor]:
-    """Return the tensors of a network, bare, of a training checkpoint, or with the prefix of one."""
-    for prefix in (_PREFIXES[network], ""):
-        tensors = checkpoint.under(prefix, network, "model_state_dict")
-        if "cls_token" in tensors:
-            return tensors
-    return {}
+    """Return the tensors of a network, bare, of a training checkpoint, or with the prefix of one; heads go with it."""
+    everything = checkpoint.under("", network, "model_state_dict")
+    prefix = _PREFIXES[network]
+    if not any(name.startswith(prefix) for name in everything):
+        return everything
+    around = prefix.removesuffix("backbone.")
+    return {name.removeprefix(prefix).removeprefix(around): value for name, value in everything.items()}

@@ -20,7 +20,7 @@ from morphem.normalizers import DatasetNormalize, Normalizer
 from morphem.zoo.base import Checkpoint, Pretrained, Record, WebFile
 from morphem.zoo.channel_tokens import Layout, channel_attention
 from morphem.zoo.data_sets import BY_COUNT, DATA_SETS, DataSet, data_set, from_record
-from morphem.zoo.replaying import altered, embed, entering, every_nth
+from morphem.zoo.replaying import altered, embed, entering, every_nth, is_of
 
 _RELEASE = "https://github.com/insitro/ChannelViT/releases/download/v1.0.0/"
 _LAYOUTS = {
@@ -152,7 +152,7 @@ class ChannelViT(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take heads, channels and statistics of the record."""
-        if not str(record.get("peer", "")).startswith("ChannelViT "):
+        if not is_of(record, "ChannelViT ", "channelvit_"):
             return None
         return cls(record["constructor"]["num_heads"], from_record(record))
 

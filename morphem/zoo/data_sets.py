@@ -4,7 +4,7 @@ Sources: insitro/ChannelViT at 1077a10 for JUMP-CP (as insitro prepared it), Ima
 `so2sat_hard.yaml`, as stored at b7eb894 and 993fafe).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -39,14 +39,14 @@ class DataSet:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     @property
-    def types(self) -> tuple[str, ...]:
-        """Channel type of each channel; where there is none, its own name, known to these weights alone."""
-        return tuple(channel_type(name) for name in self.names)
-
-    @property
     def channels(self) -> Channels:
         """The channel types, with the names that the authors give them."""
-        return Channels(self.types, dict(zip(self.names, self.types, strict=True)))
+        return named(self.names)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Channel type of each channel; where there is none, its own name, known to these weights alone."""
+        return self.channels.names
 
     def first(self, n_channels: int) -> "DataSet":
         """Return the data set with its first channels alone.
@@ -62,6 +62,21 @@ class DataSet:
         mean, std = dict(zip(self.types, self.mean, strict=True)), dict(zip(self.types, self.std, strict=True))
         own = DatasetNormalize(mean, std, self.divide_by)
         return own if self.domain == "uint8" else Chain([own], self.domain)
+
+
+def named(names: Sequence[str]) -> Channels:
+    """Return channels by the types that the authors' names stand for.
+
+    A name that stands for no type, or for one that another name has already, is known to these weights alone.
+
+    Args:
+        names: As the authors spell them, in the order of their numbers.
+    """
+    types: list[str] = []
+    for name in names:
+        own = channel_type(name)
+        types.append(name if own != name and (own in names or own in types) else own)
+    return Channels(tuple(types), dict(zip(names, types, strict=True)))
 
 
 def channel_type(name: str) -> str:

@@ -20,7 +20,8 @@ from morphem.pixel_steps import Divide
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
 from morphem.zoo.channel_tokens import Channels, Layout, channel_attention
 from morphem.zoo.data_sets import JUMPCP, DataSet, channel_type, from_record
-from morphem.zoo.replaying import embed
+from morphem.zoo.replaying import embed, is_of
+from morphem.zoo.strictness import needed
 
 _PREFIX = "feature_extractor."
 _LAYOUT = Layout("patch_embed.channel_embed.weight", "rows")
@@ -136,7 +137,8 @@ class DiChaViT(Pretrained):
         if astray:
             raise WeightsError(f"{source} holds {len(astray)} unexpected tensors ({', '.join(astray[:5])}).")
         tensors = _strip(tensors)
-        count = len(tensors[_LAYOUT.table]) if _LAYOUT.table in tensors else 0
+        needed(tensors, (_LAYOUT.table,), source, "DiChaViT encoder")
+        count = len(tensors[_LAYOUT.table])
         own = self._trained_on(count, everything, source)
         if isinstance(own, DataSet):
             strategy = channel_attention(tensors, _LAYOUT, own.channels, self.n_heads, source)
@@ -154,7 +156,7 @@ class DiChaViT(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take heads and data of the record."""
-        if not str(record.get("peer", "")).startswith("DiChaViT"):
+        if not is_of(record, "DiChaViT", "dichavit"):
             return None
         n_heads = record["constructor"]["num_heads"]
         if "channel_rows" in record:

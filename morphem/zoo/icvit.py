@@ -17,7 +17,7 @@ from morphem.encoder import Encoder
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
 from morphem.zoo.channel_tokens import PROJECTION, Layout, channel_attention, vision_transformer
 from morphem.zoo.data_sets import JUMPCP, SO2SAT_HARD, DataSet, data_set, from_record
-from morphem.zoo.replaying import embed
+from morphem.zoo.replaying import embed, is_of
 from morphem.zoo.strictness import load_renamed, needed
 
 _PREFIX = "backbone."
@@ -127,7 +127,7 @@ class ICViT(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take heads and statistics of the record."""
-        if not str(record.get("peer", "")).startswith("IC-ViT"):
+        if not is_of(record, "IC-ViT", "icvit"):
             return None
         return cls(record["constructor"]["num_heads"], from_record(record))
 

@@ -23,7 +23,7 @@ from morphem.pixel_steps import Divide, JointMaximum, ZScore
 from morphem.types import ChannelBatch
 from morphem.zoo.base import Checkpoint, HubFile, Pretrained, Record
 from morphem.zoo.decoding import load_exchanged, with_biases
-from morphem.zoo.replaying import altered, any_types, embed, entering, every_nth, leaving
+from morphem.zoo.replaying import altered, any_types, embed, entering, every_nth, is_of, leaving, told_step
 from morphem.zoo.strictness import depth_of, load_renamed, needed
 
 Features = Literal["mean", "channelwise"]
@@ -156,7 +156,7 @@ class OpenPhenom(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the image size of the record."""
-        if not str(record.get("peer", "")).startswith("OpenPhenom"):
+        if not is_of(record, "OpenPhenom", "openphenom"):
             return None
         return cls(image_size_px=record["constructor"]["encoder"]["img_size"])
 
@@ -180,7 +180,7 @@ class OpenPhenom(Pretrained):
             changed = type(self)(image_size_px=self.image_size_px, **options[case])
             encoder = changed.convert(checkpoint).to(encoder.dtype)
         if "noise" in inputs:
-            return _masked(encoder, checkpoint, record, images, inputs["noise"])
+            return _masked(encoder, checkpoint, record, case, images, inputs["noise"])
         backbone: Any = encoder.channels.backbone
         (mean, first), last = leaving(
             backbone.blocks[-1], lambda: entering(backbone.blocks[0], lambda: _embed(encoder, images, "mean"))
@@ -202,7 +202,12 @@ def _embed(encoder: Encoder, images: list[Tensor], features: Features) -> Tensor
 
 
 def _masked(
-    encoder: Encoder, checkpoint: Checkpoint, record: Mapping[str, Any], images: list[Tensor], noise: Tensor
+    encoder: Encoder,
+    checkpoint: Checkpoint,
+    record: Mapping[str, Any],
+    case: str,
+    images: list[Tensor],
+    noise: Tensor,
 ) -> dict[str, Tensor]:
     """Hide patches as the authors do in training, encode what is seen and predict all pixels."""
     strategy = encoder.channels
@@ -219,11 +224,12 @@ def _masked(
         types = torch.arange(count).expand(len(images), count)
         canvas = Canvas(visible, part.channels, part.patches, part.grid, types, part.places)
         predicted = _decoder(checkpoint, record, strategy).to(latent.dtype)(latent, canvas)
-    return {
-        "latent_every_9th": latent[:, ::9],
-        "reconstruction_every_41st": predicted[:, ::41],
-        "mask": torch.ones_like(noise).scatter(1, visible, 0.0),
-    }
+    outputs = {"mask": torch.ones_like(noise).scatter(1, visible, 0.0)}
+    for name in record["cases"][case]["outputs"]:
+        whole = {"latent": latent, "reconstruction": predicted}.get(name.split("_")[0])
+        if whole is not None:
+            outputs[name] = whole[:, :: told_step(name, "every_{}")]
+    return outputs
 
 
 def _decoder(checkpoint: Checkpoint, record: Mapping[str, Any], strategy: ChannelAgnostic) -> nn.Module:

@@ -110,6 +110,17 @@ def leaving(module: nn.Module, run: Callable[[], R]) -> tuple[R, Any]:
     return result, first
 
 
+def is_of(record: Mapping[str, Any], peer: str, fixture: str) -> bool:
+    """Whether a golden record is of a peer, by the start of what it calls the peer, or of its own name.
+
+    Args:
+        record: Content of the `NAME.json`.
+        peer: What the peer's description starts with.
+        fixture: What the record's name starts with.
+    """
+    return str(record.get("peer", "")).startswith(peer) or str(record.get("fixture", "")).startswith(fixture)
+
+
 def every_nth(tokens: Tensor, record: Mapping[str, Any], case: str) -> Tensor:
     """Return the tokens that a record holds, which its words tell (`every 8th token`), (N, T', D).
 
@@ -118,5 +129,15 @@ def every_nth(tokens: Tensor, record: Mapping[str, Any], case: str) -> Tensor:
         record: Content of the `NAME.json`.
         case: Name of the case.
     """
-    told = re.search(r"every (\d+)(?:st|nd|rd|th) token", record["cases"][case]["words"])
-    return tokens[:, :: int(told[1])] if told else tokens
+    return tokens[:, :: told_step(record["cases"][case]["words"], "every {}(?:st|nd|rd|th) token")]
+
+
+def told_step(text: str, pattern: str) -> int:
+    """Return the number that a text tells, 1 where it tells none.
+
+    Args:
+        text: Words of a record, or the name of an output (`latent_every_9th`).
+        pattern: With `{}` in the number's place.
+    """
+    told = re.search(pattern.replace("{}", r"(\d+)"), text)
+    return int(told[1]) if told else 1
