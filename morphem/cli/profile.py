@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     from morphem.cli.config_files import find_config
     from morphem.errors import ConfigError
     from morphem.profiles import Recipe, apply_to_files, check_rows_are_kept, write_table
-    from morphem.profiles.tables import WRITABLE, suffix
+    from morphem.profiles.tables import WRITABLE, list_tables, suffix
 
     if options.steps:
         print(list_steps())
@@ -70,6 +70,9 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--output '{options.output.name}' must end in one of {', '.join(WRITABLE)}.")
     if options.output.exists() and not options.overwrite:
         raise ConfigError(f"{options.output} exists; give --overwrite to replace it, or another --output.")
+    files = {file.resolve() for path in options.tables for file in list_tables(path)}
+    if options.output.resolve() in files:
+        raise ConfigError(f"{options.output} is one of the tables to read; choose another --output.")
     recipe = Recipe.read(find_config(options.recipe), options.set)
     begin = time.perf_counter()
     table = apply_to_files(options.tables, recipe, _bar)

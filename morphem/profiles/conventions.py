@@ -101,22 +101,32 @@ def select_rows(metadata: pd.DataFrame, query: str, step: str) -> Mask:
     """
     if query == "all":
         return np.ones(len(metadata), np.bool_)
-    table = pa.table({str(name): _arrow(metadata[name]) for name in metadata.columns})
-    try:
-        expression = compile_query(query, table.schema)
-    except ConfigError as fault:
-        # a column of nothing but missing values is a text above; compared with a number, it is a number
-        empty = [name for name in table.column_names if table.column(name).null_count == len(table)]
-        for name in empty:
-            table = table.set_column(table.column_names.index(name), name, pa.nulls(len(table), pa.float64()))
-        try:
-            expression = compile_query(query, table.schema)
-        except ConfigError:
-            raise ConfigError(f"{step}: {fault}") from fault
+    table, expression = _compiled(metadata, query, step)
     found = table.append_column("__row", pa.array(np.arange(len(metadata)))).filter(expression)
     mask = np.zeros(len(metadata), np.bool_)
     mask[found.column("__row").to_numpy()] = True
     return mask
+
+
+def _compiled(metadata: pd.DataFrame, query: str, step: str) -> tuple[pa.Table, pc.Expression]:
+    """Return the columns that a query may use, and the query as an expression on them."""
+    used = [str(name) for name in metadata.columns if str(name) in query]
+    table = pa.table({name: _arrow(metadata[name]) for name in used})
+    # a column of nothing but missing values is a text here; compared with a number, it is a number
+    empty = [name for name in used if table.column(name).null_count == len(table)]
+    numbers = table
+    for name in empty:
+        numbers = numbers.set_column(used.index(name), name, pa.nulls(len(table), pa.float64()))
+    for candidate in (table, numbers):
+        try:
+            return candidate, compile_query(query, candidate.schema)
+        except ConfigError:
+            continue
+    try:
+        whole = pa.table({str(name): _arrow(metadata[name]) for name in metadata.columns})
+        return whole, compile_query(query, whole.schema)  # says what is wrong, with the nearest of all columns
+    except ConfigError as fault:
+        raise ConfigError(f"{step}: {fault}") from fault
 
 
 def count_unanswered(metadata: pd.DataFrame, query: str) -> int:
@@ -128,9 +138,9 @@ def count_unanswered(metadata: pd.DataFrame, query: str) -> int:
     """
     if query == "all":
         return 0
-    table = pa.table({str(name): _arrow(metadata[name]) for name in metadata.columns})
-    lost = [pc.is_null(table.column(name)) for name in columns_of(query, table.schema)]
-    return int(np.any([part.to_numpy() for part in lost], axis=0).sum())
+    table, _ = _compiled(metadata, query, "samples")
+    lost = [pc.is_null(table.column(name)).to_numpy() for name in columns_of(query, table.schema)]
+    return int(np.any(lost, axis=0).sum())
 
 
 def group_codes(metadata: pd.DataFrame, per: Sequence[str], step: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -215,6 +225,10 @@ def listed(names: Sequence[Any], count: int = 5) -> str:
 def _arrow(column: "pd.Series[Any]") -> pa.Array:
     if column.dtype.kind in "iufb":
         return pa.array(column.to_numpy(), from_pandas=True)
+    try:
+        return pa.array(column, pa.string(), from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        pass  # numbers among texts
     values = [None if value is None or value != value or value is pd.NA else str(value) for value in column]
     return pa.array(values, pa.string())
 

@@ -1,5 +1,6 @@
 """Plate maps and other tables of metadata: CSV, TSV and Parquet, read as texts and numbers without loss."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,12 @@ def read_metadata(path: Path, step: str) -> pd.DataFrame:
     """
     if not path.is_file():
         raise ConfigError(f"{step}: there is no table '{path}' (looked in {Path.cwd()}).")
+    state = path.stat()
+    return _read(path.resolve(), step, (state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=4)  # a step that runs plate by plate asks for the same table again and again
+def _read(path: Path, step: str, state: tuple[int, int]) -> pd.DataFrame:
     ending = ".tsv" if path.suffix == ".txt" else suffix(path)
     try:
         if ending == ".parquet":

@@ -271,7 +271,7 @@ def write_table(table: FeatureTable, path: str | os.PathLike[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         compression: Any = "gzip" if ending.endswith(".gz") else None
-        table.to_frame().to_csv(partial, index=False, compression=compression, float_format="%.9g")
+        table.to_frame().to_csv(partial, index=False, compression=compression)
         path.with_name(f"{path.name}.json").write_text(json.dumps(header, indent=1))
         partial.replace(path)
     except OSError as fault:

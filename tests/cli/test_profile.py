@@ -130,3 +130,31 @@ def test_anndata_in_and_out(tmp_path):
     data = anndata.read_h5ad(tmp_path / "b.h5ad")
     assert data.shape == (72, 5)
     assert records(read_table(tmp_path / "b.h5ad"))[-1]["step"] == "mad_robustize"
+
+
+def test_an_output_among_the_tables_is_not_read_as_one(features, tmp_path, capsys):
+    """A second run would take its own result for features, and every well would be there twice."""
+    arguments = ["--recipe", "profile_unidino.yaml", "--output", tmp_path / "p.parquet"]
+    assert main(["profile", str(tmp_path), *map(str, arguments)]) == 0
+    assert "p.parquet is one of the tables to read" in error(capsys, tmp_path, *arguments, "--overwrite")
+
+
+def test_the_table_of_embed_becomes_profiles(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    from morphem.encoder import Encoder
+    from tests import small_shards
+
+    wells = ("A01", "A02", "B01", "B02")
+    images = [small_shards.image(f"i{k}", size=(40, 48), well=wells[k % 4]) for k in range(8)]
+    torch.manual_seed(0)
+    Encoder.tiny().save_pretrained(tmp_path / "model")
+    words = ["embed", "--model", str(tmp_path / "model"), "--data", small_shards.write(tmp_path / "shards", images)]
+    assert main([*words, "--tile-size-px", "16", "--accelerator", "cpu", "--output", str(tmp_path / "f.parquet")]) == 0
+    arguments = ["--recipe", "profile_unidino.yaml", "--output", str(tmp_path / "p.parquet")]
+    assert main(["profile", str(tmp_path / "f.parquet"), *arguments]) == 0
+    out = read_table(tmp_path / "p.parquet")
+    assert sorted(out.metadata["Metadata_Well"]) == sorted(wells)
+    assert out.provenance["encoder"] == read_table(tmp_path / "f.parquet").provenance["encoder"]
+    assert {entry["kind"] for entry in out.dictionary} == {"channel"}
+    assert [record["step"] for record in records(out)] == ["aggregate", "mad_robustize"]
+    capsys.readouterr()

@@ -232,3 +232,12 @@ def test_many_controls_need_no_square_of_their_number():
     sphering = Sphering("ZCA-cor", 1e-6).fit(fit)
     assert sphering.engine == "morphem"
     np.testing.assert_allclose(covariance(sphering.transform(fit)), np.eye(4), atol=1e-6)
+
+
+def test_a_constant_added_to_a_plate_is_removed_by_transforms_per_plate():
+    table = plates(n_wells=40, n_controls=20)
+    moved = table.values.copy()
+    moved[(table.metadata["Metadata_Plate"] == "P1").to_numpy()] += np.float32(4)
+    other = type(table)(moved, table.metadata, table.columns, table.dictionary)
+    step = Sphere(samples=CONTROLS, per=["Metadata_Plate"])
+    np.testing.assert_allclose(step(other).values, step(table).values, atol=1e-4)

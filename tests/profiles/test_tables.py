@@ -204,3 +204,12 @@ def test_observations_of_anndata_get_the_prefix_of_metadata(tmp_path):
     table = read_table(tmp_path / "a.h5ad")
     assert list(table.metadata.columns) == ["Metadata_Plate", "Metadata_Well"]
     assert table.columns == ("emb_0", "emb_1")
+
+
+def test_a_csv_keeps_every_digit_of_metadata_and_features(tmp_path):
+    table = plates(n_plates=1)
+    table.metadata["Metadata_pubchem_cid"] = 123456789012.5
+    write_table(table, tmp_path / "a.csv")
+    back = read_table(tmp_path / "a.csv")
+    assert set(back.metadata["Metadata_pubchem_cid"]) == {123456789012.5}
+    np.testing.assert_array_equal(back.values, table.values)
