@@ -23,6 +23,7 @@ from morphem.recipe import Recipe
 from morphem.zoo.base import Checkpoint, Pretrained, Record, WebFile
 from morphem.zoo.key_names import KeyNames
 from morphem.zoo.seen import network_batch
+from morphem.zoo.strictness import check_names
 
 _FILE = (
     "20220904-1246_cnn_trData-microsnoop_trMode-mae_batchSize-16_inputSize-224_inChans-1_embedDim-256_"
@@ -113,8 +114,10 @@ class Microsnoop(Pretrained):
         """
         tensors, wrapped = _unwrapped(checkpoint)
         source = str(checkpoint.path)
-        ours = _ENCODER.inwards({k: v for k, v in tensors.items() if not k.startswith("decoder.")}, source)
+        theirs = {k: v for k, v in tensors.items() if not k.startswith("decoder.")}
+        ours = _ENCODER.inwards(theirs, source)
         network = ResidualCNN(_widths(tensors, source))
+        check_names(_ENCODER.outwards(network.state_dict()), theirs, source)
         weights.load_strictly(network, ours, source)
         encoder = Encoder(
             BagOfChannels(network),
