@@ -9,6 +9,7 @@ size and standardised.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -25,9 +26,10 @@ from morphem.errors import ConfigError, WeightsError, unknown_name
 from morphem.pixel_steps import Chain, ZScore
 from morphem.types import ChannelBatch
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
-from morphem.zoo.channel_tokens import PROJECTION, vision_transformer
+from morphem.zoo.channel_tokens import vision_transformer
 from morphem.zoo.decoding import load_exchanged
 from morphem.zoo.replaying import any_types, embed, entering, is_of, leaving, told_step
+from morphem.zoo.single_vit import PROJECTION
 from morphem.zoo.strictness import depth_of, load_renamed, needed
 
 _PREFIX = "encoder."
@@ -66,18 +68,18 @@ class Campfire(Pretrained):
     """The release as the README builds it, and its rotary forms.
 
     Args:
-        n_heads: Attention heads, which no shape shows: 16 for ViT-L.
+        n_heads: Attention heads, which no shape shows. Where not given, those of the published network of that width.
         rotary: `none`, `axial` or `mixed`. Where not given, as the file shows: `mixed` with frequencies in it, else
-            `none`; axial positions have none, so they have to be asked for.
+            `none`, with a warning: axial positions have no weights, so they have to be asked for.
         rotation: `cosine` as the authors' code computes; `full` turns queries and keys as the formula says.
     """
 
     records: ClassVar[tuple[Record, ...]] = (
-        _record("campfire", "plain blocks as in the README", {"n_heads": 16}),
+        _record("campfire", "plain blocks as in the README", {"n_heads": 16, "rotary": "none"}),
         _record("campfire-axial", "read with axial rotary positions", {"n_heads": 16, "rotary": "axial"}),
     )
 
-    def __init__(self, n_heads: int = 16, rotary: Rotary | None = None, rotation: Rotation = "cosine") -> None:
+    def __init__(self, n_heads: int | None = None, rotary: Rotary | None = None, rotation: Rotation = "cosine") -> None:
         if rotary is not None and rotary not in ROTARY:
             raise ConfigError(unknown_name("rotary form of Campfire", rotary, ROTARY))
         if rotation not in ROTATIONS:
@@ -105,7 +107,7 @@ class Campfire(Pretrained):
         rotary = self._rotary_of(tensors, source)
         turning: dict[str, Any] = {"rotary": rotary, "rotary_base": _BASE, "rotation": self.rotation}
         backbone = vision_transformer(
-            tensors, self.n_heads, positions="sincos", **(turning if rotary != "none" else {})
+            tensors, self.n_heads, source, 16, positions="sincos", **(turning if rotary != "none" else {})
         )
         load_renamed(backbone, tensors, _to_ours, _to_theirs, source)
         side = backbone.network.patch_embed.grid_size[0] * backbone.patch_size_px[0]
@@ -114,11 +116,17 @@ class Campfire(Pretrained):
 
     def _rotary_of(self, tensors: Mapping[str, Tensor], source: str) -> Rotary:
         mixed = "blocks.0.freqs" in tensors
+        if self.rotary is None and not mixed:
+            warnings.warn(
+                f"{source} cannot show whether it was trained with axial rotary positions, which have no weights; none "
+                "are assumed, as in the authors' README. Say rotary='axial' or 'none'.",
+                stacklevel=2,
+            )
         rotary = self.rotary or ("mixed" if mixed else "none")
         if mixed is not (rotary == "mixed"):
-            has = "has" if mixed else "has no"
+            has, right = ("has", "'mixed'") if mixed else ("has no", "'none' or 'axial'")
             raise WeightsError(
-                f"{source} {has} rotary frequencies (blocks.*.freqs), but rotary='{rotary}' says otherwise; drop it."
+                f"{source} {has} rotary frequencies (blocks.*.freqs), which rotary='{rotary}' contradicts; say {right}."
             )
         return rotary
 

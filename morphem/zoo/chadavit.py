@@ -7,6 +7,7 @@ The authors' class, notebook and hub configuration say twelve heads; the factory
 builds two, and another epsilon, from the same tensors (`built_by='factory'`). Nobody says which the release had.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -28,6 +29,7 @@ _OURS, _SLOTS, _POSITIONS, _TOKENS = "backbone.", "slot_embedding", "pos_embed",
 _NEEDED = ("cls_token", _TOKENS, _POSITIONS, "token_learner.proj.weight", "blocks.0.linear1.weight")
 _PREFIXES = {"student": "backbone.", "teacher": "momentum_backbone."}
 _LEFT_OUT = ("backbone.", "momentum_backbone.", "head.", "momentum_head.", "classifier.", "dino_loss_func.")
+_HEADS = 12
 _FACTORY = {"n_heads": 2, "final_norm_eps": 1e-6}
 _PREPARATION = "not documented by the authors; z-score per plane (eps 1e-5 on the variance), resized to 224 (bilinear)"
 
@@ -57,7 +59,7 @@ class ChAdaViT(Pretrained):
 
     Args:
         n_heads: Attention heads, which no shape shows. Where not given, as the `config.json` beside the file says, or
-            12.
+            12 with a warning.
         built_by: `class` takes the epsilon of the authors' class; `factory` builds what their factory function does:
             two heads, and an epsilon of 1e-6 in the last normalisation.
         network: Of a Lightning checkpoint: the `student` (`backbone.`), which the authors' notebook takes, or the
@@ -127,8 +129,14 @@ class ChAdaViT(Pretrained):
         return encoder
 
     def _backbone(self, tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> PostNormTransformer:
-        config = checkpoint.sidecars.get("config.json", {})
-        facts: dict[str, Any] = {"n_heads": self.n_heads or config.get("num_heads", 12)}
+        told = self.n_heads or checkpoint.sidecars.get("config.json", {}).get("num_heads")
+        if told is None and self.built_by == "class":
+            warnings.warn(
+                f"{checkpoint.path} does not show its attention heads; {_HEADS} are assumed, as the authors' class and "
+                "hub configuration say (their factory builds 2). Say n_heads=... or built_by='factory'.",
+                stacklevel=2,
+            )
+        facts: dict[str, Any] = {"n_heads": told or _HEADS}
         facts |= _FACTORY if self.built_by == "factory" else {}
         projection = tensors["token_learner.proj.weight"]
         patch = projection.shape[-1]

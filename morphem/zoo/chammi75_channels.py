@@ -59,7 +59,7 @@ class Chammi75Channels(Pretrained):
     """Encoders over all channels that CHAMMI-75's code trains.
 
     Args:
-        n_heads: Attention heads, which no shape shows: 6 for ViT-S, 12 for ViT-B.
+        n_heads: Attention heads, which no shape shows. Where not given, those of the published network of that width.
         network: Which network of a DINO checkpoint; the authors evaluate the student.
         inner_normalisation: Whether the network normalises every plane once more as its first layer (eps 1e-5), as the
             published configuration of the MAE does. Where not given, as the file is: with a decoder, yes.
@@ -78,7 +78,7 @@ class Chammi75Channels(Pretrained):
 
     def __init__(
         self,
-        n_heads: int = 6,
+        n_heads: int | None = None,
         network: Literal["student", "teacher"] = "student",
         inner_normalisation: bool | None = None,
         channel_map: Mapping[str, int] | None = None,

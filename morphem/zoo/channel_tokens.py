@@ -13,11 +13,11 @@ from torch import Tensor
 from morphem.backbones.vit import VisionTransformer
 from morphem.channels.channel_attention import ChannelAttention
 from morphem.errors import WeightsError
-from morphem.zoo.strictness import depth_of, load_renamed, needed
+from morphem.zoo.single_vit import PROJECTION, build
+from morphem.zoo.strictness import load_renamed, needed
 
 _NETWORK = "backbone.network."
 _TABLE = "channel_embedding"
-PROJECTION = "patch_embed.proj.weight"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Channels:
 
 
 def channel_attention(
-    tensors: Mapping[str, Tensor], layout: Layout, channels: Channels, n_heads: int, source: str, **options: Any
+    tensors: Mapping[str, Tensor], layout: Layout, channels: Channels, n_heads: int | None, source: str, **options: Any
 ) -> ChannelAttention:
     """Build the channel strategy that tensors of the authors belong to.
 
@@ -90,7 +90,7 @@ def channel_attention(
         tensors: Under the authors' names, without prefix.
         layout: Of these tensors.
         channels: One for each row of the table.
-        n_heads: Attention heads.
+        n_heads: Attention heads; None for those of the published network of that width.
         source: Where the tensors come from, for messages.
         options: Further settings of `ChannelAttention`.
 
@@ -108,7 +108,7 @@ def channel_attention(
             f"({', '.join(channels.names)}); name one for each, in the order of the table."
         )
     strategy = ChannelAttention(
-        vision_transformer(tensors, n_heads),
+        vision_transformer(tensors, n_heads, source),
         channels.names,
         dict(channels.aliases) or None,
         nudged_positions=True,
@@ -119,22 +119,21 @@ def channel_attention(
     return strategy
 
 
-def vision_transformer(tensors: Mapping[str, Tensor], n_heads: int, **options: Any) -> VisionTransformer:
+def vision_transformer(
+    tensors: Mapping[str, Tensor], n_heads: int | None, source: str, default_heads: int = 6, **options: Any
+) -> VisionTransformer:
     """Build the transformer whose sizes tensors of DINO's names show; no weights are copied.
 
     Args:
-        tensors: Under DINO's names, without prefix.
-        n_heads: Attention heads.
+        tensors: Under DINO's names, without prefix; the patch projection may have three dimensions.
+        n_heads: Attention heads; None for those of the published network of that width.
+        source: Where the tensors come from, for messages.
+        default_heads: For other widths.
         options: Further settings of `VisionTransformer`.
+
+    Raises:
+        WeightsError: If a tensor is missing, or the shapes do not go together.
     """
-    projection, positions = tensors[PROJECTION], tensors["pos_embed"]
-    patch = projection.shape[-1]
-    return VisionTransformer(
-        "vit_small_patch16_224",
-        patch_size_px=patch,
-        image_size_px=round((positions.shape[1] - 1) ** 0.5) * patch,
-        embed_dim=projection.shape[0],
-        depth=depth_of(tensors),
-        n_heads=n_heads,
-        **options,
-    )
+    projection = tensors[PROJECTION]
+    flat = {**tensors, PROJECTION: projection.squeeze(2) if projection.ndim == 5 else projection}
+    return build(flat, source, "vision transformer", n_heads, default_heads, **options)

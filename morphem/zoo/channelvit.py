@@ -62,7 +62,7 @@ class ChannelViT(Pretrained):
     """The seven releases, and other sizes of both classes.
 
     Args:
-        n_heads: Attention heads, which no shape shows: 6 for ViT-S.
+        n_heads: Attention heads, which no shape shows. Where not given, those of the published network of that width.
         data_set: What the weights were trained on, which says channels, statistics and resize: `jumpcp`,
             `jumpcp_cellpaint`, `imagenet`, `camelyon`, `so2sat_random`, `so2sat_hard`, or a `DataSet`. Where not given,
             by the number of channels: 8, 5 and 3 are JUMP-CP, its five stains, ImageNet.
@@ -121,7 +121,7 @@ class ChannelViT(Pretrained):
     )
 
     def __init__(
-        self, n_heads: int = 6, data_set: str | DataSet | None = None, accidental_positions: bool = False
+        self, n_heads: int | None = None, data_set: str | DataSet | None = None, accidental_positions: bool = False
     ) -> None:
         self.n_heads = n_heads
         self.data_set = data_set

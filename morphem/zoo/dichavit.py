@@ -79,7 +79,7 @@ class DiChaViT(Pretrained):
     """Encoders of CHAMMI with 8 or 12 embeddings, and of JUMP-CP.
 
     Args:
-        n_heads: Attention heads, which no shape shows: 6 for ViT-S.
+        n_heads: Attention heads, which no shape shows. Where not given, those of the published network of that width.
         trained_on: `chammi` or `jumpcp`, both of which may have 8 channels, or a `DataSet`. Where not given, 12
             channels are CHAMMI's, and 8 are those of the file's number of classes: 14 in CHAMMI.
         data_set: Of CHAMMI: `Allen`, `HPA` or `CP`, whose channels and statistics plain names then mean; without it
@@ -105,7 +105,9 @@ class DiChaViT(Pretrained):
         ),
     )
 
-    def __init__(self, n_heads: int = 6, trained_on: str | DataSet | None = None, data_set: str | None = None) -> None:
+    def __init__(
+        self, n_heads: int | None = None, trained_on: str | DataSet | None = None, data_set: str | None = None
+    ) -> None:
         if isinstance(trained_on, str) and trained_on not in ("chammi", "jumpcp"):
             raise ConfigError(unknown_name("data that DiChaViT was trained on", trained_on, ("chammi", "jumpcp")))
         if data_set is not None and data_set not in CHAMMI:

@@ -15,9 +15,10 @@ from morphem.channels.channel_attention import ChannelAttention
 from morphem.channels.named_bag import NamedBag
 from morphem.encoder import Encoder
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
-from morphem.zoo.channel_tokens import PROJECTION, Layout, channel_attention, vision_transformer
+from morphem.zoo.channel_tokens import Layout, channel_attention, vision_transformer
 from morphem.zoo.data_sets import JUMPCP, SO2SAT_HARD, DataSet, data_set, from_record
 from morphem.zoo.replaying import embed, is_of
+from morphem.zoo.single_vit import PROJECTION
 from morphem.zoo.strictness import load_renamed, needed
 
 _PREFIX = "backbone."
@@ -55,7 +56,7 @@ class ICViT(Pretrained):
     """Both forms: pre-trained on single channels, and fine-tuned on several.
 
     Args:
-        n_heads: Attention heads, which no shape shows: 6 for ViT-S.
+        n_heads: Attention heads, which no shape shows. Where not given, those of the published network of that width.
         data_set: Whose channels and statistics: `jumpcp`, `so2sat_hard` (see `morphem.zoo.data_sets`), or a `DataSet`.
     """
 
@@ -86,7 +87,7 @@ class ICViT(Pretrained):
         ),
     )
 
-    def __init__(self, n_heads: int = 6, data_set: str | DataSet = "jumpcp") -> None:
+    def __init__(self, n_heads: int | None = None, data_set: str | DataSet = "jumpcp") -> None:
         self.n_heads = n_heads
         self.data_set = data_set
 
@@ -111,7 +112,7 @@ class ICViT(Pretrained):
             strategy = channel_attention(tensors, _LAYOUT, own.channels, self.n_heads, source)
         else:
             needed(everything, _ALONE, source, "IC-ViT encoder")
-            strategy = NamedBag(vision_transformer(everything, self.n_heads), own.types, own.channels.own_names)
+            strategy = NamedBag(vision_transformer(everything, self.n_heads, source), own.types, own.channels.own_names)
             load_renamed(strategy, everything, _to_ours, _to_theirs, source)
         encoder = Encoder(strategy, own.normalizer(), own.input_size_px, own.interpolation).eval()
         encoder.card = {"exported": "teacher" if isinstance(strategy, NamedBag) else "only"}

@@ -16,7 +16,7 @@ class Tiny(Campfire):
     """Campfire with two heads."""
 
     def __init__(self, n_heads: int = 2) -> None:
-        super().__init__(n_heads)
+        super().__init__(n_heads, "none")
 
 
 class PassesOver(Tiny):

@@ -110,9 +110,10 @@ def test_weights_go_back_and_in_again_bit_for_bit_and_other_files_are_refused(go
 # what shapes cannot show at the published sizes, by variant; the rest needs nothing
 FACTS: dict[str, dict[str, Any]] = {
     "so2sat_p8_hcs": {"data_set": "so2sat_hard"},
-    "student_channelvit_base_16_25types": {"n_heads": 12},
-    "channelvit_simclr_base_16_25types": {"n_heads": 12},
+    "campfire_vit_l14": {"rotary": "none"},
     "campfire_vit_l14_rotary_axial": {"rotary": "axial"},
+    "chadavit16_moyen": {"n_heads": 12},
+    "lightning_ckpt": {"n_heads": 12},
     "so2sat_p8_32": {"data_set": "so2sat_hard"},
 }
 
@@ -229,7 +230,7 @@ class TestNames:
         checkpoint = _fixture(golden, "chammi75_channelvit_dino").checkpoint
         names = ["mito", "mitochondria", *(f"stain {number}" for number in range(11))]
         numbers = {name: number for number, name in enumerate(names)}
-        channels = Chammi75Channels(channel_map=numbers).convert(checkpoint).channels
+        channels = Chammi75Channels(6, channel_map=numbers).convert(checkpoint).channels
         assert [channels.resolve(name) for name in ("mito", "mitochondria", "0")] == ["mito", "mitochondria", "mito"]
 
 
@@ -239,24 +240,36 @@ def _dense(panels: list[list[str]]) -> Any:
 
 
 class TestFacts:
+    def test_heads_are_those_of_the_published_width_and_said_where_there_is_none(self, golden: Path) -> None:
+        listed = json.loads((golden / "chammi75_channelvit_dino.keys.json").read_text())["variants"]
+        numbers = {f"channel {number}": number for number in range(25)}
+        for variant, n_heads in (("small", 6), ("base", 12)):
+            tensors = listed[f"student_channelvit_{variant}_16_25types"]["tensors"]
+            with torch.device("meta"):
+                content = {"student": {key: torch.empty(shape) for key, (shape, _) in tensors.items()}}
+                encoder = Chammi75Channels(channel_map=numbers).convert(Checkpoint(content, Path("x")))
+            assert encoder.channels.backbone.network.blocks[0].attn.num_heads == n_heads  # type: ignore[union-attr]
+        with pytest.warns(UserWarning, match="48 is the width of no published network, so 6 attention heads"):
+            ChannelViT().convert(_fixture(golden, "channelvit_hcs").checkpoint)
+
     def test_weights_of_eighteen_bands_need_to_be_told_which(self, golden: Path) -> None:
         content = dict(_fixture(golden, "channelvit_hcs").checkpoint.content)
         table = "patch_embed.channel_embed.weight"
         content[table] = content[table].repeat(3, 1)[:18]
         with pytest.raises(WeightsError, match=r"18 channels, and nothing in it says of which; say data_set="):
-            ChannelViT().convert(Checkpoint(content, Path("x")))
-        encoder = ChannelViT(data_set="so2sat_hard").convert(Checkpoint(content, Path("x")))
+            ChannelViT(6).convert(Checkpoint(content, Path("x")))
+        encoder = ChannelViT(6, "so2sat_hard").convert(Checkpoint(content, Path("x")))
         image = np.random.default_rng(0).normal(size=(2, 32, 32)).astype(np.float32)
         assert encoder.embed(image, ["So2Sat 3", "So2Sat 17"]).values.shape == (1, 48)
         with pytest.raises(ConfigError, match="No data set 'jumpcpp'; did you mean 'jumpcp'"):
-            ChannelViT(data_set="jumpcpp").convert(Checkpoint(content, Path("x")))
+            ChannelViT(6, "jumpcpp").convert(Checkpoint(content, Path("x")))
 
     def test_eight_channels_of_dichavit_are_told_apart_by_the_number_of_classes(self, golden: Path) -> None:
         content = dict(_fixture(golden, "dichavit_jumpcp").checkpoint.content["model_params"])
-        assert DiChaViT().convert(Checkpoint(content, Path("x"))).after_resize is None  # 11 classes: JUMP-CP
+        assert DiChaViT(6).convert(Checkpoint(content, Path("x"))).after_resize is None  # 11 classes: JUMP-CP
         del content["proxies"]
         with pytest.raises(WeightsError, match="may be of CHAMMI or of JUMP-CP; say trained_on="):
-            DiChaViT().convert(Checkpoint(content, Path("x")))
+            DiChaViT(6).convert(Checkpoint(content, Path("x")))
 
     def test_heads_of_chadavit_come_from_the_file_beside_it_unless_told(self, golden: Path) -> None:
         checkpoint = _fixture(golden, "chadavit_hub").checkpoint
@@ -265,17 +278,20 @@ class TestFacts:
         assert np.array_equal(twelve, told)
         other = Checkpoint(checkpoint.content, checkpoint.path, {"config.json": {"num_heads": 6}})
         assert np.abs(ChAdaViT().convert(other).embed(image, names).values - twelve).max() > 1e-3
+        with pytest.warns(UserWarning, match="does not show its attention heads; 12 are assumed"):
+            ChAdaViT().convert(Checkpoint(checkpoint.content, checkpoint.path))
         factory = ChAdaViT(built_by="factory").convert(checkpoint).embed(image, names).values
         assert np.abs(factory - twelve).max() > 1e-3
 
     def test_axial_rotary_positions_have_to_be_asked_for_and_mixed_ones_show(self, golden: Path) -> None:
         axial, mixed = (_fixture(golden, f"campfire_rotary_{form}").checkpoint for form in ("axial", "mixed"))
-        assert not Campfire(n_heads=6).convert(axial).channels.needs_places
+        with pytest.warns(UserWarning, match="cannot show whether it was trained with axial rotary positions"):
+            assert not Campfire(n_heads=6).convert(axial).channels.needs_places
         assert Campfire(n_heads=6, rotary="axial").convert(axial).channels.needs_places
         assert Campfire(n_heads=4).convert(mixed).channels.needs_places
-        with pytest.raises(WeightsError, match=r"has rotary frequencies .* but rotary='none' says otherwise"):
+        with pytest.raises(WeightsError, match=r"has rotary frequencies .* contradicts; say 'mixed'"):
             Campfire(n_heads=4, rotary="none").convert(mixed)
-        with pytest.raises(WeightsError, match="has no rotary frequencies"):
+        with pytest.raises(WeightsError, match=r"has no rotary frequencies .* say 'none' or 'axial'"):
             Campfire(n_heads=6, rotary="mixed").convert(axial)
 
     def test_openphenom_built_for_another_size_is_refused(self, golden: Path) -> None:
