@@ -16,7 +16,7 @@ from morphem.errors import DataError
 from morphem.features import FeatureTable
 from morphem.profiles.conventions import PLATE
 from morphem.profiles.settings import as_names, check_number
-from morphem.profiles.step import Doubles, Note, Step, check_finite, check_spread, fit_groups
+from morphem.profiles.step import Doubles, Note, Step, check_finite, check_spread, fit_groups, without_rounding
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Scale(Step):
                 )
             fit = table.values[group.fit].astype(np.float64)
             center, spread = self.learn(fit, table.columns)
-            spread = np.where(np.ptp(fit, axis=0) > 0, spread, 0.0)  # rounding leaves a trace of a constant's deviation
+            spread = without_rounding(spread, fit)
             check_spread(spread, table.columns, group.name, self.spread_name, self.name)
             values[group.rows] = (table.values[group.rows] - center) / self.divisor(spread)
         return replace(table, values=values)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 from morphem.profiles.settings import as_names, check_choice, check_number
-from morphem.profiles.step import Doubles, Note, Step, batches, check_finite, check_spread, fit_groups
+from morphem.profiles.step import Doubles, Note, Step, batches, check_finite, check_spread, fit_groups, without_rounding
 
 Method = Literal["ZCA-cor", "ZCA", "PCA-cor", "PCA"]
 EpsilonOn = Literal["singular value", "eigenvalue", "clip"]
@@ -108,8 +108,9 @@ class Sphering:
         if n < 2:
             raise DataError(f"sphere: {group} is fitted on {n} row; sphering needs at least two, better many more.")
         self.mean = exact.mean(0)
-        spread = np.where(np.ptp(exact, axis=0) > 0, exact.std(0), 0.0)
         if self.method.endswith("-cor"):
+            is_rounded = values.dtype == np.float32
+            spread = without_rounding(exact.std(0), exact) if is_rounded else exact.std(0) * (np.ptp(exact, axis=0) > 0)
             check_spread(spread, columns, group, "standard deviation", "sphere")
             self.scale = spread
         else:

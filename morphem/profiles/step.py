@@ -294,6 +294,17 @@ def check_finite(table: FeatureTable, step: str, rows: NDArray[np.int64] | None 
     )
 
 
+def without_rounding(spread: Doubles, fit: Doubles) -> Doubles:
+    """Return a spread per feature, (F,), that is zero where it is no more than the rounding of the values to float32.
+
+    Args:
+        spread: One number per feature, (F,).
+        fit: The rows that it comes from, (n, F).
+    """
+    rounding = float(np.finfo(np.float32).eps) * np.abs(fit).max(0)
+    return np.where((np.ptp(fit, axis=0) > 0) & (spread > rounding), spread, 0.0)
+
+
 def check_spread(spread: Doubles, columns: Sequence[str], group: str, what: str, step: str) -> None:
     """Refuse to divide by a spread of zero.
 

@@ -160,3 +160,14 @@ def test_a_plate_with_one_control_is_named():
     table.metadata.loc[rows, "Metadata_control_type"] = None
     with pytest.raises(DataError, match="mad_robustize: P1 has one row to learn from"):
         MadRobustize(samples=CONTROLS)(table)
+
+
+@pytest.mark.parametrize("step", [Standardize, Robustize, MadRobustize])
+def test_what_rounding_leaves_of_a_constant_is_no_spread(step):
+    """1000 plus less than float32 can hold: dividing by it would turn rounding into a feature of variance one."""
+    table = plates()
+    noise = np.random.default_rng(0).normal(size=72) * 1e-5
+    table.values[:, 2] = (1000 + noise).astype(np.float32)
+    table.values[::2, 2] = np.nextafter(np.float32(1000), np.float32(2000))
+    with pytest.raises(DataError, match=r"of zero among the rows that P0 is fitted on \(Cells_Feature_2\)"):
+        step()(table)
