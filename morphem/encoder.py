@@ -150,7 +150,9 @@ class Encoder(nn.Module, Configurable):
         with evaluating(self):
             self.channels.check(batch)
             with torch.autocast(batch.planes.device.type, enabled=False):
-                normalised = self.normalizer(batch, self.dtype)
+                normalised = (
+                    self.normalizer(batch) if self.dtype == torch.float32 else self.normalizer(batch, self.dtype)
+                )
             n_rows = batch.n_planes if self.per_channel else batch.n_images
             result = torch.empty(n_rows, self.embed_dim, device=batch.planes.device, dtype=self.dtype)
             for rows, dense in self._dense(normalised):
