@@ -289,7 +289,7 @@ def column(table: FeatureTable, name: str) -> NDArray[Any]:
 
 def take(table: FeatureTable, rows: Sequence[int] | NDArray[np.int64] | NDArray[np.bool_]) -> FeatureTable:
     """Return some rows of a table, by number or by mask."""
-    index = np.asarray(rows)
+    index = np.asarray(rows) if len(rows) else np.zeros(0, np.int64)
     metadata = table.metadata.iloc[np.flatnonzero(index) if index.dtype == bool else index].reset_index(drop=True)
     return FeatureTable(table.values[index], metadata, table.columns, table.dictionary, table.provenance)
 
@@ -305,13 +305,13 @@ def with_values(
     Args:
         table: Gives what is not replaced.
         values: (R, F).
-        columns: F names; those of the table where not given, or `Feature_0000` ... where the width differs.
+        columns: F names; those of the table where not given, or `Cells_Feature_0000` ... where the width differs.
         metadata: R rows.
     """
     if columns is None and values.shape[1] == len(table.columns):
         columns, dictionary = table.columns, table.dictionary
     else:
-        names = columns or [f"Feature_{i:04d}" for i in range(values.shape[1])]
+        names = columns or [f"Cells_Feature_{i:04d}" for i in range(values.shape[1])]
         old = {entry["column"]: entry for entry in table.dictionary}
         plain = ({"column": name, "channel": "", "index": i, "kind": "image"} for i, name in enumerate(names))
         columns, dictionary = tuple(names), tuple(old.get(str(entry["column"]), entry) for entry in plain)
@@ -330,8 +330,8 @@ def make_table(values: NDArray[Any], metadata: pd.DataFrame, columns: Sequence[s
     Args:
         values: (R, F).
         metadata: R rows; every column starts with `Metadata_`.
-        columns: F names; `Feature_0000` ... where not given.
+        columns: F names; `Cells_Feature_0000` ... where not given.
     """
-    names = tuple(columns or (f"Feature_{i:04d}" for i in range(values.shape[1])))
+    names = tuple(columns or (f"Cells_Feature_{i:04d}" for i in range(values.shape[1])))
     dictionary = tuple({"column": name, "channel": "", "index": i, "kind": "image"} for i, name in enumerate(names))
     return FeatureTable(np.asarray(values, np.float32), metadata.reset_index(drop=True), names, dictionary)

@@ -152,7 +152,7 @@ class _Search:
         """Decide in float64 where float32 cannot tell the two best candidates apart, and measure the distances."""
         lengths = np.sqrt(np.einsum("qf,qf->q", asked, asked, dtype=np.float64))
         slack = 4 * _EPSILON * np.sqrt(asked.shape[1]) * (lengths + self.longest) * self.longest
-        close = np.flatnonzero((best.index >= 0) & (best.first - best.second.astype(np.float64) <= slack))
+        close = np.flatnonzero((best.index >= 0) & (best.second >= best.first - slack))
         for begin in range(0, len(close), _BLOCK):
             part = close[begin : begin + _BLOCK]
             floor = best.first[part] - slack[part]

@@ -9,6 +9,7 @@ from morphem.benchmarks.base import PublishedRow
 from morphem.benchmarks.record import Record
 
 _MARKS = "*†‡§"
+_WIDTH, _NAME = 118, 44
 
 
 @dataclass(frozen=True)
@@ -19,52 +20,59 @@ class _Line:
     scores: Mapping[str, float]
     mark: str
     is_run: bool
+    source: str
 
 
 def leaderboard(record: Record, run_name: str = "this run") -> str:
     """Return the table: best headline first, the run marked with `>`, differences of protocol with a mark and a note.
 
-    Scores are in percent, as papers print them, where all of them lie between 0 and 1.
+    Published rows that share no score with the run are left out. Scores are in percent, as papers print them, where all
+    of them lie between 0 and 1.
 
     Args:
         record: The run.
         run_name: What to call it.
     """
     benchmark = record.benchmark
-    names = [name for name in type(benchmark).score_names if _is_used(name, record)]
+    names = [name for name in type(benchmark).score_names if name in record.score.values]
     notes: dict[str, str] = {}
     mark = _mark(" ".join(record.differs), notes) if record.differs else ""
-    lines = [_Line(run_name, record.score.values, mark, True)]
-    lines += [
-        _Line(row.model, row.scores, _mark(row.note, notes) if row.note else "", False) for row in _published(record)
-    ]
+    lines = [_Line(run_name, record.score.values, mark, True, "here")]
+    for row in _published(record):
+        lines.append(_Line(row.model, row.scores, _mark(row.note, notes) if row.note else "", False, row.table))
     headline = benchmark.headline
     sign = -1 if headline in type(benchmark).lower_is_better else 1
     lines.sort(key=lambda line: -sign * line.scores.get(headline, -sign * float("inf")))
     scale = 100.0 if all(0 <= value <= 1 for line in lines for value in line.scores.values()) else 1.0
-    rows = [["", "model", *[f"{name} %" if scale == 100 else name for name in names], "source"]]
-    sources = {row.model: row.table for row in _published(record)}
-    for line in lines:
-        shown = [_number(line.scores.get(name), scale) for name in names]
-        rows.append(
-            [
-                ">" if line.is_run else "",
-                line.name + line.mark,
-                *shown,
-                sources.get(line.name, "") if not line.is_run else "here",
-            ]
-        )
-    text = _align(rows, numbers=range(2, 2 + len(names)))
-    text += [f"{mark} {note}" for note, mark in notes.items()]
+    text: list[str] = []
+    rest = names
+    while rest:  # many scores go below each other, in tables that fit a terminal
+        count = next(n for n in range(len(rest), 0, -1) if n == 1 or _width(_rows(lines, rest[:n], scale)) <= _WIDTH)
+        text += ([""] if text else []) + _align(_rows(lines, rest[:count], scale), numbers=range(2, 2 + count))
+        rest = rest[count:]
+    text += [textwrap.fill(f"{mark} {note}", _WIDTH, subsequent_indent="  ") for note, mark in notes.items()]
     return "\n".join(text)
 
 
+def _rows(lines: Sequence[_Line], names: Sequence[str], scale: float) -> list[list[str]]:
+    """Return the cells of a table with some of the scores, its head first."""
+    rows = [["", "model", *[f"{name} %" if scale == 100 else name for name in names], "source"]]
+    for line in [line for line in lines if line.is_run or set(line.scores) & set(names)]:
+        shown = [_number(line.scores.get(name), scale) for name in names]
+        rows.append([">" if line.is_run else "", _short(line.name) + line.mark, *shown, line.source])
+    return rows
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME else "..." + name[3 - _NAME :]
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    return sum(max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))) - 2
+
+
 def _published(record: Record) -> Sequence[PublishedRow]:
-    return type(record.benchmark).published
-
-
-def _is_used(name: str, record: Record) -> bool:
-    return name in record.score.values or any(name in row.scores for row in _published(record))
+    return [row for row in type(record.benchmark).published if set(row.scores) & set(record.score.values)]
 
 
 def _mark(note: str, notes: dict[str, str]) -> str:
