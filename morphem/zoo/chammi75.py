@@ -23,7 +23,7 @@ from morphem.pixel_steps import Chain, Divide, ZScore
 from morphem.types import ChannelBatch
 from morphem.zoo import chammi75_mae
 from morphem.zoo.base import ByHand, Checkpoint, HubFile, Pretrained, Record
-from morphem.zoo.replaying import altered, embed, without_resize
+from morphem.zoo.replaying import altered, embed
 from morphem.zoo.seen import network_batch
 from morphem.zoo.single_vit import (
     PROJECTION,
@@ -31,7 +31,6 @@ from morphem.zoo.single_vit import (
     build,
     fill,
     is_vit,
-    native_size,
     network_of,
     split_prefixes,
     state_of,
@@ -39,6 +38,7 @@ from morphem.zoo.single_vit import (
 )
 
 _HEAD = "head."
+_RESIZED_PX = 224  # the authors resize every plane to it, whatever the network was trained at
 _PREFIXES = {"student": "module.backbone.", "teacher": "backbone."}
 _SOURCE = "https://github.com/CaicedoLab/CHAMMI-75 at b84a4ec9"
 _PREPARATION = "divided by 255, z-score per plane (eps 1e-7 on the variance), then resized to 224 (bilinear, antialias)"
@@ -74,14 +74,23 @@ def _bag(
     """Build the encoder of a file whose tensors have timm's names."""
     network = build(tensors, source, what, **settings)
     fill(network, tensors, source)
-    side = native_size(tensors, source, what)
-    return Encoder(BagOfChannels(network), normalizer, side, "bilinear", after_resize=after).eval()
+    return Encoder(BagOfChannels(network), normalizer, _RESIZED_PX, "bilinear", after_resize=after).eval()
 
 
-def _features(encoder: Encoder, images: Tensor, case: str) -> Tensor:
-    """Features of a case, whose name says whether planes are resized."""
+def _features(encoder: Encoder, images: Tensor, resize: bool = True) -> Tensor:
+    """Features of images, channels side by side."""
     channels = [["other"] * images.shape[1]] * len(images)
-    return embed(encoder, list(images), channels, resize=not case.startswith("no_resize"))
+    return embed(encoder, list(images), channels, resize=resize)
+
+
+def _says(record: Mapping[str, Any], case: str, name: str, words: str) -> bool:
+    """Whether a case is of a kind, by its name or by its words."""
+    return name in case or words in record["cases"][case]["words"].lower()
+
+
+def _resized(record: Mapping[str, Any], case: str) -> bool:
+    """Whether planes are resized in a case; words may speak of a resize that does nothing at the native size."""
+    return not _says(record, case, "no_resize", "no resize")
 
 
 class DINOBagOfChannels(Pretrained):
@@ -171,13 +180,14 @@ class DINOBagOfChannels(Pretrained):
     ) -> dict[str, Tensor]:
         """Compute features of both networks where there are two, and the stages of the first plane."""
         images = inputs["images"]
-        if case == "domain_0_255":
+        if _says(record, case, "domain_0_255", "without the division"):
             encoder = altered(encoder, normalizer=SelfNormalize(divide_by=1.0))
-        outputs = {"features": _features(encoder, images, case)}
+        resize = _resized(record, case)
+        outputs = {"features": _features(encoder, images, resize)}
         wanted = record["cases"][case]["outputs"]
         if "features_of_teacher" in wanted:
             teacher = type(self)(self.n_heads, "teacher", self.divide_by).convert(checkpoint).to(encoder.dtype)
-            outputs["features_of_teacher"] = _features(teacher, images, case)
+            outputs["features_of_teacher"] = _features(teacher, images, resize)
         if "tokens_normalised_input" in wanted:
             batch = network_batch(encoder, ChannelBatch.from_planes([[images[0, 0]]], [["other"]]))
             network = network_of(encoder)
@@ -249,7 +259,7 @@ class MAEBagOfChannels(Pretrained):
             return chammi75_mae.masked(
                 encoder, checkpoint.under("", "model"), decoder, inputs["images"], inputs["noise"]
             )
-        return {"features": _features(encoder, inputs["images"], case)}
+        return {"features": _features(encoder, inputs["images"], _resized(record, case))}
 
 
 class SimCLRBagOfChannels(Pretrained):
@@ -308,9 +318,10 @@ class SimCLRBagOfChannels(Pretrained):
         inputs: Mapping[str, Any],
     ) -> dict[str, Tensor]:
         """Compute features, with the inner normalisation alone where the case says so."""
-        if case == "inner_normalisation_only":
-            encoder = without_resize(altered(encoder, normalizer=Chain([Divide(255.0)])))
-        return {"features": _features(encoder, inputs["images"], case)}
+        inner = _says(record, case, "inner_normalisation_only", "straight into the network")
+        if inner:
+            encoder = altered(encoder, normalizer=Chain([Divide(255.0)]))
+        return {"features": _features(encoder, inputs["images"], not inner and _resized(record, case))}
 
 
 def _has_bias(tensors: Mapping[str, Any]) -> bool:
