@@ -13,6 +13,7 @@ from morphem.testing.batches import dense_batch, tiny_batch
 from morphem.testing.benchmarks import check_benchmark
 from morphem.testing.contract import ContractError
 from morphem.testing.encoders import check_encoder
+from morphem.testing.files import check_file
 from morphem.testing.gain import check_gain
 from morphem.testing.methods import check_method
 from morphem.testing.pairs import check_pair
@@ -28,6 +29,7 @@ __all__ = [
     "check_backbone",
     "check_benchmark",
     "check_encoder",
+    "check_file",
     "check_gain",
     "check_method",
     "check_pair",

@@ -227,6 +227,14 @@ class Pretrained(ABC):
         """
         raise WeightsError(f"{type(self).__name__} needs a file of weights; it computes nothing by itself.")
 
+    @classmethod
+    def tiny(cls) -> Checkpoint | None:
+        """Return the smallest file that the authors could have written, random weights in it, for the checks.
+
+        None where there is none; `morphem.testing.check_file` then needs a real one.
+        """
+        return None
+
     @abstractmethod
     def to_authors(self, encoder: Encoder) -> dict[str, Tensor]:
         """Return the weights under the authors' names: `convert` undone, bit for bit, without what it left out.

@@ -1,8 +1,9 @@
 """Microsnoop: a convolutional network for any channel, trained to paint masked images.
 
-Source: Xun et al. 2024, https://doi.org/10.1016/j.xinn.2023.100541; cellimnet/microsnoop-publish at 3f0b0ce; blocks of
-scellseg 0.1.8. Facts that no shape shows: pixels are scaled to their 1st and 99th percentiles tile by tile, after
-padding, without clipping; the embedding of a field is the mean over overlapping tiles and is not scaled again.
+Source: Xun et al. 2024, https://doi.org/10.1016/j.xinn.2023.100541; cellimnet/microsnoop-publish at 3f0b0ce (text of
+BSD-3-Clause, but the authors allow academic use only and give notice of a patent); blocks of scellseg 0.1.8. Facts that
+no shape shows: pixels are scaled to their 1st and 99th percentiles tile by tile, after padding, without clipping; the
+embedding of a field is the mean over overlapping tiles and is not scaled again.
 """
 
 import re
@@ -77,7 +78,7 @@ class Microsnoop(Pretrained):
             name="microsnoop",
             summary="Microsnoop, residual CNN trained on masked images of many kinds: 256 features per channel",
             location=WebFile(f"https://github.com/cellimnet/microsnoop-publish/raw/{_COMMIT}/output/models/{_FILE}"),
-            license="Microsnoop: academic use only, patent notice (BSD-3-Clause text)",
+            license="Microsnoop, academic use only",
             restricted=True,
             citation="Xun et al. 2024, https://doi.org/10.1016/j.xinn.2023.100541",
             source="https://github.com/cellimnet/microsnoop-publish at 3f0b0ce",
@@ -128,7 +129,7 @@ class Microsnoop(Pretrained):
             after_resize=Percentiles(1.0, 99.0, eps=1e-6),
             recipe=None if self.cells else Recipe(CropRule("tile", self.tile_size_px, tiling="overlap")),
         ).eval()
-        encoder.card = {"key_prefix": _WRAPPED if wrapped else ""}
+        encoder.card = {"exported": "only", "key_prefix": _WRAPPED if wrapped else ""}
         return encoder
 
     def to_authors(self, encoder: Encoder) -> dict[str, Tensor]:
@@ -155,7 +156,8 @@ class Microsnoop(Pretrained):
         if "last_map" in wanted:
             return self._bare(encoder, checkpoint, images, wanted)
         cells = type(self)(True, self.tile_size_px).convert(checkpoint).to(encoder.device, encoder.dtype)
-        own = cells if "rescaled" in case else encoder
+        single_cells = "rescale" in case or "single-cell" in record["cases"][case]["words"].lower()
+        own = cells if single_cells else encoder
         n_images, n_channels = images.shape[:2]
         names = [f"plane {i}" for i in range(n_channels)]
         pieces = cut(list(images), names, [str(i) for i in range(n_images)], own.recipe)
@@ -205,7 +207,7 @@ class Microsnoop(Pretrained):
 def _unwrapped(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], bool]:
     """Return the tensors without `module.`, and whether they had it."""
     tensors = checkpoint.under("", "model")
-    wrapped = bool(tensors) and all(name.startswith(_WRAPPED) for name in tensors)
+    wrapped = any(name.startswith(_WRAPPED) for name in tensors)
     return {name.removeprefix(_WRAPPED) if wrapped else name: tensor for name, tensor in tensors.items()}, wrapped
 
 

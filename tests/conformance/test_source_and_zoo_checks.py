@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from morphem.encoder import Encoder
+from morphem.errors import WeightsError
 from morphem.sources.sheet import SheetSource
 from morphem.testing import ContractError, check_pretrained, check_source
-from morphem.zoo.chammi75 import DINOBagOfChannels
+from morphem.zoo.base import Checkpoint
+from tests.zoo.tiny_family import Tiny
 
 pytestmark = pytest.mark.usefixtures("odd_plugins")
 
@@ -105,20 +107,20 @@ def test_a_bad_source_is_caught(cls, message):
         check_source(cls)
 
 
-class NoLicense(DINOBagOfChannels):
+class NoLicense(Tiny):
     """Says nothing of its licence."""
 
-    records = (replace(DINOBagOfChannels.records[0], license=""),)
+    records = (replace(Tiny.records[0], license=""),)
 
 
-class NeedsArgument(DINOBagOfChannels):
+class NeedsArgument(Tiny):
     """Cannot be built without an argument."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
 
 
-class ClaimsAnything(DINOBagOfChannels):
+class ClaimsAnything(Tiny):
     """Recognises whatever it is shown."""
 
     @classmethod
@@ -126,23 +128,23 @@ class ClaimsAnything(DINOBagOfChannels):
         return True
 
 
-class TakesAnything(DINOBagOfChannels):
+class TakesAnything(Tiny):
     """Converts whatever it is given."""
 
     def convert(self, checkpoint):
         return Encoder.tiny()
 
 
-class OddName(DINOBagOfChannels):
+class OddName(Tiny):
     """Has a record that no command line can name."""
 
-    records = (replace(DINOBagOfChannels.records[0], name="My Model"),)
+    records = (replace(Tiny.records[0], name="My Model"),)
 
 
-class StrangeFact(DINOBagOfChannels):
+class StrangeFact(Tiny):
     """Has a record with a fact that its constructor does not take."""
 
-    records = (replace(DINOBagOfChannels.records[0], facts={"depth": 3}),)
+    records = (replace(Tiny.records[0], facts={"depth": 3}),)
 
 
 @pytest.mark.parametrize(
@@ -159,3 +161,89 @@ class StrangeFact(DINOBagOfChannels):
 def test_a_bad_family_of_pretrained_encoders_is_caught(cls, message):
     with pytest.raises(ContractError, match=message):
         check_pretrained(cls)
+
+
+class Lenient(Tiny):
+    """Leaves random weights where tensors are missing."""
+
+    def convert(self, checkpoint):
+        encoder = Encoder.tiny()
+        tensors = checkpoint.under("net.", "state_dict")
+        if not tensors:
+            raise WeightsError("nothing")
+        encoder.load_state_dict(tensors, strict=False)
+        return encoder.eval()
+
+
+class Mute(Tiny):
+    """Refuses, and does not say what is missing."""
+
+    def convert(self, checkpoint):
+        try:
+            return super().convert(checkpoint)
+        except WeightsError:
+            raise WeightsError("the file does not fit") from None
+
+
+class Rounds(Tiny):
+    """Rounds tensors on the way back."""
+
+    def to_authors(self, encoder):
+        return {name: tensor.half().float() for name, tensor in super().to_authors(encoder).items()}
+
+
+class Renames(Tiny):
+    """Gives tensors back under names that the file does not have."""
+
+    def convert(self, checkpoint):
+        tensors = {name.replace("other.", "net."): tensor for name, tensor in checkpoint.entry("state_dict").items()}
+        return super().convert(Checkpoint(tensors, checkpoint.path))
+
+    def to_authors(self, encoder):
+        return {name.replace("net.", "other."): tensor for name, tensor in super().to_authors(encoder).items()}
+
+
+class InTraining(Tiny):
+    """Gives an encoder that still trains."""
+
+    def convert(self, checkpoint):
+        return super().convert(checkpoint).train()
+
+
+class OneHead(Tiny):
+    """Takes a number of heads and does nothing with it."""
+
+    def __init__(self, n_heads: int = 2) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+
+
+class Crashes(Tiny):
+    """Runs into an error of Python where a tensor is missing."""
+
+    def convert(self, checkpoint):
+        tensors = checkpoint.under("net.", "state_dict")
+        if tensors:
+            _ = [tensors[name] for name in Encoder.tiny().state_dict()]
+        return super().convert(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Lenient, "takes a file without '.*' without a word; part of the network would be random"),
+        (Mute, "refuses a file without '.*' without naming it: the file does not fit"),
+        (Rounds, "changes tensors on the way to the authors' names and back"),
+        (Renames, r"to_authors\(\) gives 'other\..*', which the file does not hold"),
+        (InTraining, "gives an encoder in training mode"),
+        (OneHead, "gives the same features with 1 heads as with 2"),
+        (Crashes, "fails on a file without '.*' with KeyError"),
+    ],
+)
+def test_a_family_that_mistreats_its_files_is_caught(cls, message):
+    with pytest.raises(ContractError, match=message):
+        check_pretrained(cls)
+
+
+def test_a_family_that_keeps_the_contract_passes():
+    assert check_pretrained(Tiny) is True

@@ -55,12 +55,18 @@ class Tiny(Pretrained):
         return any(str(key).startswith(PREFIX) for key in checkpoint.entry("state_dict"))
 
     def convert(self, checkpoint: Checkpoint) -> Encoder:
-        tensors = checkpoint.under(PREFIX, "state_dict")
-        if not tensors:
+        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.under("", "state_dict").items()}
+        if not any(name.startswith(PREFIX) for name in checkpoint.entry("state_dict")):
             raise WeightsError(f"{checkpoint.path} is no tiny encoder.")
         encoder = Encoder.tiny()
         weights.load_strictly(encoder, tensors, str(checkpoint.path))
         return encoder.eval()
+
+    @classmethod
+    def tiny(cls) -> Checkpoint:
+        torch.manual_seed(0)
+        tensors = {PREFIX + name: tensor for name, tensor in Encoder.tiny().state_dict().items()}
+        return Checkpoint({"state_dict": tensors, "epoch": 3}, Path("tiny.pth"))
 
     def to_authors(self, encoder: Encoder) -> dict[str, Tensor]:
         return {PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}
