@@ -18,7 +18,8 @@ class ChannelBatch(NamedTuple):
     """Images of any channel count, plane after plane: the compressed-row form of a batch of images.
 
     `planes` has one of two forms. Ragged, as the loader yields it: all pixels of all planes one after another, (S,),
-    uint8, each plane in row-major order, with its height and width in `sizes`. Dense, as a network takes it:
+    uint8 (uint16 or float where an encoder was made for these), each plane in row-major order, with its height and
+    width in `sizes`. Dense, as a network takes it:
     (P, 1, H, W), float, all planes of one size. Nothing is ever padded with empty channels.
 
     Attributes:

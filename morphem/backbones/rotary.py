@@ -44,7 +44,7 @@ class RotaryBlock(Block):
 
         Args:
             x: Tokens that enter the block.
-            places: Row and column of each token's patch, (B or 1, T, 2), of the type of x; 0 where it has none.
+            places: Row and column of each token's patch, (B or 1, T, 2), float32 or float64; 0 where it has none.
             frequencies: Of axial positions, the same for all heads, (2, 1, d / 2); None for the block's own.
             first_only: Whether to compute the first token alone.
         """

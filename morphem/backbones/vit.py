@@ -250,9 +250,11 @@ class VisionTransformer(TokenBackbone):
                 "vit: a network with rotary positions needs the place of every token, which this method or strategy "
                 "does not give; take rotary: none, or one that does."
             )
-        places = places.to(tokens.dtype)
+        places = places.to(
+            torch.promote_types(tokens.dtype, torch.float32)
+        )  # half a turn needs more than half precision
         none = places.new_zeros(len(places), self.n_prefix, 2)
-        frequencies = None if self._axial is None else self._axial.to(tokens.device)
+        frequencies = None if self._axial is None else self._axial.to(tokens.device, non_blocking=True)
         return torch.cat([none, places], dim=1), frequencies
 
     def _entering(self, tokens: Tensor) -> Tensor:
