@@ -28,8 +28,9 @@ COMMANDS = {
     ),
     "embed": (
         "morphem.cli.embed",
-        "images to a feature table: morphem embed --model RUN --data shards/ --output features.parquet",
+        "images to a feature table: morphem embed --model RUN --images plate/ --output features.parquet",
     ),
+    "maps": ("morphem.cli.maps", "pictures of what an encoder looks at: morphem maps --model RUN --data shards/ ..."),
     "profile": (
         "morphem.cli.profile",
         "features to profiles: morphem profile features.parquet --recipe profile_jump.yaml --output profiles.parquet",

@@ -51,14 +51,19 @@ def parser() -> argparse.ArgumentParser:
     add("--fact", action="append", default=[], metavar="NAME=VALUE", help="what its file cannot show, e.g. n_heads=12")
     add("--accept-license", action="store_true", help="accept a licence that restricts use; remembered")
     add("--output", required=True, type=Path, help="features.parquet, or features.h5ad (needs morphem[anndata])")
-    _add_input(result.add_argument_group("what is read (one of --images and --data)"))
+    add_input(result.add_argument_group("what is read (one of --images and --data)"))
     _add_crops(result.add_argument_group("what is cut out (left open: as the encoder's authors do)"))
     _add_rows(result.add_argument_group("what a row is"))
     _add_run(result.add_argument_group("the run"))
     return result
 
 
-def _add_input(group: Any) -> None:
+def add_input(group: Any) -> None:
+    """Add the options that say what is read.
+
+    Args:
+        group: Of options.
+    """
     add = group.add_argument
     add("--images", nargs="+", metavar="PLACE", help="images: TIFF folders, OME-Zarr, a sheet, any layout of ingest")
     add("--data", metavar="SHARDS", help="shards: a folder, an address, or sample://NAME")
@@ -75,6 +80,7 @@ def _add_input(group: Any) -> None:
     add("--clip", metavar="LOW,HIGH", help="percentiles that become dark and bright (default 0.1,99.9), as for ingest")
     add("--bit-depth", type=int, choices=(8, 16), help="of the stored planes (default: what the encoders need)")
     add("--max-bad", type=float, metavar="SHARE", help="stop if more images than this cannot be used (default 0)")
+    add("--image-workers", type=int, metavar="N", help="processes that read images (default: one per core)")
 
 
 def _add_crops(group: Any) -> None:
@@ -120,7 +126,6 @@ def _add_run(group: Any) -> None:
     add = group.add_argument
     add("--batch-size", type=int, default=64, help="planes at once; no influence on the result (default: %(default)s)")
     add("--num-workers", type=int, default=0, help="processes per device that read shards (default: %(default)s)")
-    add("--image-workers", type=int, help="processes that read images (default: one per core)")
     add("--accelerator", default="auto", help="cpu, cuda, mps or auto (default: %(default)s)")
     add("--devices", type=int, default=1, help="how many, one process each (default: %(default)s)")
     add("--num-nodes", type=int, default=1, help="machines, started by a scheduler or torchrun (default: %(default)s)")
@@ -185,7 +190,7 @@ def main(argv: Sequence[str]) -> int:
     root: str | Path = options.data
     notes: list[str] = []
     if options.images:
-        root, notes = _shards(options, encoders, settings, folder, fabric)
+        root, notes = make_input(options, encoders, settings, folder, fabric)
     runs: list[Extraction] = []
     for encoder, one in zip(encoders, settings, strict=True):
         run = Extraction(
@@ -216,13 +221,25 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Refuse words that clash before anything heavy is imported."""
+def check_input(options: argparse.Namespace) -> None:
+    """Refuse options of what is read that clash.
+
+    Args:
+        options: With those of `add_input`.
+
+    Raises:
+        ConfigError: If both or none of images and shards are given, or an option belongs to the other.
+    """
     if bool(options.images) == bool(options.data):
         raise ConfigError("give either --images (files of any layout) or --data (shards), one of the two.")
     for name in ("channels", "source", "set", "cells", "clip", "bit_depth", "max_bad", "image_workers"):
-        if options.data and getattr(options, name):
+        if options.data and getattr(options, name, None):
             raise ConfigError(f"--{name.replace('_', '-')} belongs to --images; shards say it themselves.")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse words that clash before anything heavy is imported."""
+    check_input(options)
     for name in ("revision", "family", "fact"):
         if getattr(options, name) and len(options.model) > 1:
             raise ConfigError(f"--{name} belongs to a single model; convert the others first (morphem models convert).")
@@ -275,14 +292,40 @@ def _settings(encoder: "Encoder", options: argparse.Namespace) -> "EmbedSettings
     return settings
 
 
-def _shards(
+class Launched:
+    """One process, where no other was started."""
+
+    global_rank = 0
+
+    def barrier(self) -> None:
+        """Wait for nobody."""
+
+
+def make_input(
     options: argparse.Namespace,
     encoders: "Sequence[Encoder]",
     settings: "Sequence[EmbedSettings]",
     folder: Path,
     fabric: Any,
+    choose: "Callable[[Sequence[Source]], list[Source]] | None" = None,
 ) -> tuple[Path, list[str]]:
-    """Read the images into shards on rank 0, after all that can be wrong with their channels was looked for."""
+    """Read the images into shards on rank 0, after all that can be wrong with their channels was looked for.
+
+    Args:
+        options: With those of `add_input`.
+        encoders: That will see the images.
+        settings: Of each encoder.
+        folder: Of the parts.
+        fabric: Has `global_rank` and `barrier`.
+        choose: Picks the images that are wanted; all where not given.
+
+    Returns:
+        The shards, and what the summary should say about the images.
+
+    Raises:
+        ChannelError: If a channel is unknown, or named where the files say it themselves.
+        DataError: If images cannot be read, or differ in channels where they must not.
+    """
     from morphem.extraction import check_panel, pixels_of
     from morphem.image_shards import (
         SHARDS,
@@ -297,11 +340,13 @@ def _shards(
     notes: list[str] = []
     if fabric.global_rank == 0:
         sources = _sources(options, check_names)
+        sources = sources if choose is None else choose(sources)
         kinds = [one.pixels or pixels_of(encoder) for encoder, one in zip(encoders, settings, strict=True)]
         if options.query is None:
             check_known(sources)
             panels = panels_of(sources)
-            if options.combine == "concat" and any(encoder.per_channel for encoder in encoders):
+            side_by_side = [e.per_channel and s.combine == "concat" for e, s in zip(encoders, settings, strict=True)]
+            if any(side_by_side):
                 check_panels(panels)
             for encoder, kind in zip(encoders, kinds, strict=True):
                 for panel in dict.fromkeys(panels.values()):

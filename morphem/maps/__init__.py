@@ -1,0 +1,1 @@
+"""Pictures of what an encoder looks at: attention maps and patch-token maps of images."""
