@@ -27,7 +27,17 @@ from numpy.typing import NDArray
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 from morphem.profiles.settings import as_names, check_choice, check_number
-from morphem.profiles.step import Doubles, Note, Step, batches, check_finite, check_spread, fit_groups, without_rounding
+from morphem.profiles.step import (
+    Doubles,
+    Note,
+    Step,
+    batches,
+    check_finite,
+    check_spread,
+    fit_groups,
+    note_forced_apart,
+    without_rounding,
+)
 
 Method = Literal["ZCA-cor", "ZCA", "PCA-cor", "PCA"]
 EpsilonOn = Literal["singular value", "eigenvalue", "clip"]
@@ -269,7 +279,8 @@ class Sphere(Step):
         check_finite(table, self.name)
         values: NDArray[np.float32] = np.empty_like(table.values)
         ranks, engines = [], set()
-        for group in fit_groups(table, self.samples, self.per, self.name, note):
+        groups = fit_groups(table, self.samples, self.per, self.name, note)
+        for group in groups:
             sphering = Sphering(self.method, self.epsilon, self.epsilon_on)
             sphering.fit(table.values[group.fit], table.columns, group.name)
             ranks.append(sphering.rank)
@@ -286,4 +297,5 @@ class Sphere(Step):
                 if self.method.startswith("ZCA")
                 else f"the fitted rows span {min(ranks)} of {len(table.columns)} directions; the others are left out"
             )
+        note_forced_apart(groups, len(table.columns), note)
         return result if self.method.startswith("PCA") else replace(table, values=values)

@@ -294,6 +294,25 @@ def check_finite(table: FeatureTable, step: str, rows: NDArray[np.int64] | None 
     )
 
 
+def note_forced_apart(groups: Sequence[Group], rank: int, note: Note) -> None:
+    """Write down where fitted rows are too few to say anything about themselves afterwards.
+
+    Whitening with no more rows than directions puts all fitted rows of a group at the same distance from each other,
+    whatever they were: the plate can then hardly be told from them, which looks like a success and is none.
+
+    Args:
+        groups: With the rows that each was fitted on.
+        rank: Directions that were whitened.
+        note: Where to write.
+    """
+    few = [group.name for group in groups if len(group.fit) <= rank + 1]
+    if few:
+        note.remarks.append(
+            f"{listed(few, 3)}: fitted on no more rows than directions, which forces these rows apart; do not judge "
+            "plate effects by them"
+        )
+
+
 def without_rounding(spread: Doubles, fit: Doubles) -> Doubles:
     """Return a spread per feature, (F,), that is zero where it is no more than the rounding of the values to float32.
 

@@ -20,7 +20,7 @@ from morphem.features import FeatureTable
 from morphem.profiles.conventions import PLATE, listed
 from morphem.profiles.settings import as_names, check_number
 from morphem.profiles.sphering import Sphering, component_table
-from morphem.profiles.step import Doubles, Note, Step, check_finite, fit_groups
+from morphem.profiles.step import Doubles, Note, Step, check_finite, fit_groups, note_forced_apart
 
 
 def matrix_power(symmetric: Doubles, power: float) -> Doubles:
@@ -92,6 +92,7 @@ class TVN(Step):
             own = np.atleast_2d(np.cov(whitened[group.fit], rowvar=False)) + ridge
             aligned[group.rows] = whitened[group.rows] @ matrix_power(own, -0.5) @ target
         note.details["rank"] = sphering.rank
+        note_forced_apart(groups, sphering.rank, note)
         if sphering.rank < len(table.columns):
             note.remarks.append(
                 f"the controls span {sphering.rank} of {len(table.columns)} directions; what treated rows do outside "

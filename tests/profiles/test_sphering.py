@@ -107,7 +107,20 @@ def test_directions_that_the_controls_do_not_span_are_in_the_record():
     table = plates(n_plates=1, n_controls=4)
     record = records(Sphere(samples=CONTROLS, epsilon=1e-3)(table))[-1]
     assert record["rank"] == 3
-    assert record["remarks"] == ["the fitted rows span 3 of 5 directions; the others get the largest gain"]
+    assert record["remarks"] == [
+        "the fitted rows span 3 of 5 directions; the others get the largest gain",
+        "all rows: fitted on no more rows than directions, which forces these rows apart; do not judge plate "
+        "effects by them",
+    ]
+
+
+def test_few_controls_are_forced_apart_whatever_their_plates_are():
+    """Why the record warns: with 10 controls and 40 features every pair of controls ends up equally far apart."""
+    table = plates(n_plates=2, n_controls=5, n_features=40, offset=20)
+    out = Sphere(samples=CONTROLS, epsilon=1e-9)(table)
+    own = out.values[controls(table)].astype(float)
+    distances = np.linalg.norm(own[:, None] - own[None], axis=2)[np.triu_indices(10, 1)]
+    np.testing.assert_allclose(distances, np.sqrt(18), rtol=1e-3)
 
 
 def test_components_have_names_that_pycytominer_infers():

@@ -53,7 +53,9 @@ def test_what_the_controls_do_not_span_is_left_out_and_said():
     table = plates(n_plates=2, n_controls=2, n_features=6)
     out = TVN(samples=CONTROLS)(table)
     assert len(out.columns) == 3
-    assert "the controls span 3 of 6 directions" in records(out)[-1]["remarks"][0]
+    remarks = records(out)[-1]["remarks"]
+    assert remarks[0].startswith("P0, P1: fitted on no more rows than directions")
+    assert "the controls span 3 of 6 directions" in remarks[1]
 
 
 def test_a_plate_with_one_control_is_named():
