@@ -5,12 +5,13 @@ from typing import Any
 from morphem.zoo.base import ByHand, Record
 
 CELL_PAINTING = ("nucleus", "endoplasmic reticulum", "rna", "actin golgi plasma membrane", "mitochondria")
-"""Order of the combined Cell Painting data set that the ViT-S/8 was trained on: DNA, ER, RNA, AGP, Mito."""
+"""DNA, ER, RNA, AGP, Mito: the order of the combined Cell Painting data set that the ViT-S/8 was trained on (Moshkov et
+al. 2024, https://doi.org/10.1038/s41467-024-45999-1), and what others feed it. The release does not state it."""
 ATLAS = ("microtubules", "protein", "nucleus", "endoplasmic reticulum")
 """Red, green, blue and yellow of the Human Protein Atlas. The release does not state the order: an assumption."""
 
 _PAGE = "https://ai.meta.com/resources/models-and-libraries/cell-dino-downloads/"
-_WORDS = "Ask for the weights with the form on this page; addresses come by e-mail."
+_WORDS = "Ask for the weights with the form on this page; addresses come by e-mail; rename the file."
 _PREPARATION = "divided by 255, z-score per plane (eps 1e-7 on the deviation) after"
 _POOLING = "class token after the final LayerNorm; several blocks and mean patch tokens as options"
 
@@ -65,7 +66,7 @@ CELL_DINO: tuple[Record, ...] = (
         _record(
             name,
             f"Cell-DINO {title} on four channels of the Human Protein Atlas, {words}: 1024 features per image",
-            f"a file of {hub} from the e-mail",
+            f"{hub}.pth",
             size,
             1024,
             16,
@@ -75,8 +76,8 @@ CELL_DINO: tuple[Record, ...] = (
             vocabulary=ATLAS,
         )
         for name, title, words, hub, size in (
-            ("cell-dino-hpa-sc-vitl16", "ViT-L/16", "single cells", "cell_dino_hpa_vitl16", 224),
-            ("cell-dino-hpa-fov-vitl16", "ViT-L/16", "fields of view", "cell_dino_hpa_vitl16", 224),
+            ("cell-dino-hpa-sc-vitl16", "ViT-L/16", "single cells", "cell_dino_hpa_vitl16_sc", 224),
+            ("cell-dino-hpa-fov-vitl16", "ViT-L/16", "fields of view", "cell_dino_hpa_vitl16_fov", 224),
             ("cell-dino-hpa-vitl14", "ViT-L/14", "after natural images", "cell_dino_hpa_vitl14", 518),
         )
     ),

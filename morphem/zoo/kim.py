@@ -39,7 +39,10 @@ STD = (0.12594905, 0.15605405, 0.16031352, 0.15751939, 0.15773378)
 
 _WHITE = 65535.0
 _PAGE = "https://github.com/Bayer-Group/CellPaintSSL"
-_WORDS = "The authors share an archive of about 6 GB; its README has the link. Unpack it and give the file."
+_WORDS = {
+    "vits16": "The authors share an archive of about 6 GB, whose link their README has; unpack it and rename the file.",
+    "vitb16": "The authors' archive holds ViT-S alone; ask them for ViT-B, or train it with their public code.",
+}
 _SMALL = 384  # width of ViT-S
 
 
@@ -48,7 +51,7 @@ def _record(method: str, size: str, pooling: str, exported: Any, **facts: Any) -
     return Record(
         name=f"kim-{method}-{size}",
         summary=f"Kim et al.: {method.upper()}, {title} on five channels of Cell Painting: {width} features per image",
-        location=ByHand(_PAGE, "checkpoint of the archive", _WORDS),
+        location=ByHand(_PAGE, f"kim_{method}_{size}{'.ckpt' if method == 'simclr' else '.pth'}", _WORDS[size]),
         license="cc-by-nc-4.0",
         restricted=True,
         citation="Kim et al. 2023, Self-supervision advances morphological profiling, doi 10.1101/2023.04.28.538691",
