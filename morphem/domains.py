@@ -4,6 +4,7 @@ The most frequent silent mistake of this field is to hand an encoder pixels of a
 255, or 16-bit intensities. No network complains; its features are merely wrong.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -31,6 +32,7 @@ _TYPES: dict[str, tuple[torch.dtype, ...]] = {
     "unit": (torch.float32, torch.float64),
     "any": (torch.uint8, torch.uint16, torch.float32, torch.float64),
 }
+_12_BIT = 4095.0
 _ROUNDING = 1e-5  # floats in 0 to 1 that were computed may leave it by this much
 
 
@@ -130,6 +132,13 @@ def _check_as_they_are(images: Sequence[Tensor], domain: Domain) -> None:
         raise DataError(
             f"these 16-bit pixels reach only {high:g}, as 8-bit images in a 16-bit file do, and an encoder made for "
             "0 to 65535 sees them as black; say pixels=255 to stretch them, or pixels='uint16' if they are meant."
+        )
+    if domain == "uint16" and WHITE["uint8"] < high <= _12_BIT:
+        warnings.warn(
+            f"the brightest of these 16-bit pixels is {high:g}, as a 12-bit camera gives them; if the encoder was made "
+            "for images that use the full range, say pixels='percentiles' or pixels=4095 (pixels='uint16' takes them as "
+            "they are).",
+            stacklevel=4,
         )
 
 

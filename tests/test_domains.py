@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -223,3 +225,12 @@ def test_a_saved_encoder_remembers_its_domain(tmp_path: object) -> None:
     again = Encoder.from_pretrained(str(tmp_path))
     assert again.input_domain == "uint16"
     assert again.recipe == Recipe()
+
+
+def test_what_looks_like_12_bit_is_taken_with_a_warning() -> None:
+    image = _image(3000, np.uint16)
+    with pytest.warns(UserWarning, match=r"brightest of these 16-bit pixels is 3000, as a 12-bit camera gives them"):
+        _encoder("uint16").embed(image, PANEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _encoder("uint16").embed(image, PANEL, pixels="uint16")
