@@ -16,10 +16,9 @@ from morphem.extraction import Extraction
 from morphem.features import channel_labels
 from morphem.maps.attention import CropMaps, Way, check_maps, crop_maps
 from morphem.maps.colours import Floats, PatchColours, Pixels
-from morphem.maps.draw import Row, heads_sheet, sheet, stretched
+from morphem.maps.draw import Row, Scale, heads_sheet, sheet, stretched
 from morphem.weights import fingerprint
 
-_TOP = 99.5
 _TOKENS_PER_IMAGE = 4096
 ALL_CHANNELS = "all channels"
 
@@ -150,7 +149,8 @@ def write_maps(
 
     Returns:
         One row per image and channel: `image`, `channel`, `attention_share` (NaN where channels are embedded alone),
-        `largest_attention` (times even), `brightest` (attention of level 255 in the map's own PNG).
+        `largest_attention` (times even), `darkest` and `brightest` (attention of levels 0 and 255 in the map's own
+        PNG).
 
     Raises:
         DataError: If a file cannot be written, or an image cannot be read.
@@ -170,22 +170,21 @@ def write_maps(
 
 def _write_image(run: Extraction, image: int, folder: Path, maps: ImageMaps, way: Way) -> list[dict[str, object]]:
     key = run.plan.keys[image]
-    top = max(1.0, float(np.percentile(maps.attention, _TOP)))
+    scale = Scale.of(maps.attention)
     planes = _grey_planes(run, image, len(maps.names))
     rows = [
         Row(name, _note(maps, n), planes[n], maps.attention[n], maps.patches[n]) for n, name in enumerate(maps.names)
     ]
-    sheet(key, rows, top, _how(run, way)).save(folder / f"{key}.png")
+    sheet(key, rows, scale, _how(run, way)).save(folder / f"{key}.png")
     if maps.heads is not None:
-        highest = max(1.0, float(np.percentile(maps.heads, _TOP)))
-        heads_sheet(f"{key}: heads of the last block", maps.names, maps.heads, highest).save(
+        heads_sheet(f"{key}: heads of the last block", maps.names, maps.heads, Scale.of(maps.heads)).save(
             folder / f"{key}.heads.png"
         )
     own = folder / key
     own.mkdir(exist_ok=True)
     told = []
     for n, name in enumerate(maps.names):
-        level = np.rint(np.clip(maps.attention[n] / top, 0, 1) * 255).astype(np.uint8)
+        level = np.rint(scale(maps.attention[n]) * 255).astype(np.uint8)
         stem = name.replace(" ", "-").replace("/", "-")
         Image.fromarray(level).save(own / f"attention.{stem}.png")
         Image.fromarray(maps.patches[n]).save(own / f"patches.{stem}.png")
@@ -195,7 +194,8 @@ def _write_image(run: Extraction, image: int, folder: Path, maps: ImageMaps, way
                 "channel": name,
                 "attention_share": float("nan") if maps.shares is None else float(maps.shares[n]),
                 "largest_attention": float(maps.attention[n].max()),
-                "brightest": top,
+                "darkest": scale.low,
+                "brightest": scale.high,
             }
         )
     return told
