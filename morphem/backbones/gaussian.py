@@ -13,8 +13,8 @@ from morphem.rng import mix, mix_tensor, normal
 class GaussianFeatures(Backbone):
     """Draw independent normal numbers for every plane, seeded by its pixels: equal pixels, equal features.
 
-    One pixel that changes by the smallest step changes all features. The numbers are the same on every device, in any
-    batch and order.
+    One pixel that changes by the smallest step changes all features. What is drawn does not depend on device, batch or
+    order; devices differ in the rounding of logarithm and cosine.
 
     Args:
         embed_dim: D, at least 1.

@@ -7,11 +7,11 @@ epsilon and what was done to pixels are read from the arguments that the code sa
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
-from morphem import weights
 from morphem.backbones.any_timm import AnyTimm
 from morphem.backbones.base import Backbone
 from morphem.backbones.vit import VisionTransformer
@@ -25,8 +25,10 @@ from morphem.normalizers import DatasetNormalize, Normalizer, SelfNormalize
 from morphem.pixel_steps import Chain, Divide
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
 from morphem.zoo.public_layouts import (
+    REQUIRED,
     Network,
     authors_names,
+    features_alone,
     find_networks,
     renamed,
     resnet_name,
@@ -34,6 +36,8 @@ from morphem.zoo.public_layouts import (
     strangers,
     zero_class_row,
 )
+from morphem.zoo.shapes import mlp_ratio
+from morphem.zoo.strictness import check_names, needed
 
 Pixels = Literal["imagenet", "per_plane", "full_scale"]
 _PIXELS = ("imagenet", "per_plane", "full_scale")
@@ -171,22 +175,29 @@ class PublicCode(Pretrained):
                 "leave them out with ignore=[...] if they make no feature."
             )
         where = f"{source} ({chosen.name})"
-        tensors, chunks = renamed(chosen, where)
-        tensors = {
-            name: tensor for name, tensor in tensors.items() if not f"{chosen.prefix}{name}".startswith(self.ignore)
-        }
-        card = {"layout": chosen.layout, "key_prefix": chosen.prefix, "chunks": chunks, "network": chosen.name}
+        needed(chosen.tensors, REQUIRED[chosen.layout], where, "network of a public training code")
+        used = replace(chosen, tensors=self._used(chosen))
+        tensors, chunks = renamed(used, where)
+        card: dict[str, Any] = {"layout": chosen.layout, "key_prefix": chosen.prefix, "chunks": chunks}
         if chosen.layout.startswith("resnet"):
-            backbone: Backbone = self._resnet(tensors, where)
+            backbone: AnyTimm | VisionTransformer = self._resnet(tensors, where)
             first, side = tensors["conv1.weight"], 224
         else:
             card["registers"] = "register_tokens" if "register_tokens" in chosen.tensors else "reg_token"
+            card["no_class_row"] = zero_class_row(tensors)
             first = tensors["patch_embed.proj.weight"]
-            backbone, side = self._transformer(tensors, card, said_architecture(checkpoint.content), where)
+            backbone, side = self._transformer(tensors, said_architecture(checkpoint.content), where)
+        check_names(_theirs(backbone.network.state_dict(), card), used.tensors, where)
+        backbone.network.load_state_dict(tensors)
         strategy = self._strategy(backbone, first.shape[1], where)
         encoder = Encoder(strategy, self._normalizer(first.shape[1], where), self.input_size_px or side).eval()
         encoder.card = {**card, "exported": chosen.name if chosen.name in ("student", "teacher") else "unknown"}
         return encoder
+
+    def _used(self, network: Network) -> dict[str, Tensor]:
+        """Return what makes features, without what the user leaves out."""
+        left = self.ignore
+        return {k: v for k, v in features_alone(network.tensors).items() if not f"{network.prefix}{k}".startswith(left)}
 
     def _choose(self, found: Mapping[str, Network], source: str) -> str:
         if self.network is not None:
@@ -207,19 +218,14 @@ class PublicCode(Pretrained):
         )
 
     def _transformer(
-        self, tensors: dict[str, Tensor], card: dict[str, Any], said: str | None, source: str
-    ) -> tuple[Backbone, int]:
-        if "pos_embed" not in tensors:
-            raise WeightsError(
-                f"{source} is a transformer without a table of positions (pos_embed), which does not convert."
-            )
-        card["no_class_row"] = zero_class_row(tensors)
+        self, tensors: Mapping[str, Tensor], said: str | None, source: str
+    ) -> tuple[AnyTimm | VisionTransformer, int]:
         width, n_channels, patch, _ = tensors["patch_embed.proj.weight"].shape
         n_heads, eps = self._unseen(width, said, source)
         side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5) * patch
         depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
         mlp = tensors.get("blocks.0.mlp.fc1.weight")
-        ratio = None if mlp is None else len(mlp) / width
+        ratio = None if mlp is None else mlp_ratio(len(mlp), width)
         if "fc_norm.weight" in tensors:
             return self._mean_then_norm(tensors, side, depth, n_heads, eps, source), side
         network = VisionTransformer(
@@ -239,7 +245,6 @@ class PublicCode(Pretrained):
             position_offset=self.position_offset,
             position_antialias=self.position_antialias,
         )
-        weights.load_strictly(network.network, tensors, source)
         return network, side
 
     def _mean_then_norm(
@@ -255,13 +260,11 @@ class PublicCode(Pretrained):
             "embed_dim": width,
             "depth": depth,
             "num_heads": n_heads,
-            "mlp_ratio": len(tensors["blocks.0.mlp.fc1.weight"]) / width,
+            "mlp_ratio": mlp_ratio(len(tensors["blocks.0.mlp.fc1.weight"]), width),
             "global_pool": "avg",
             "dynamic_img_size": True,
         }
-        network = AnyTimm("vit_small_patch16_224", n_channels, settings)
-        weights.load_strictly(network.network, tensors, source)
-        return network
+        return AnyTimm("vit_small_patch16_224", n_channels, settings)
 
     def _unseen(self, width: int, said: str | None, source: str) -> tuple[int, float]:
         """Return heads and epsilon: as given, as the saved arguments name them, or refuse."""
@@ -290,9 +293,7 @@ class PublicCode(Pretrained):
             raise ConfigError(
                 f"n_heads, layer_norm_eps and pooling have no effect on {source}, a ResNet; leave them out."
             )
-        network = AnyTimm(resnet_name(tensors, source), tensors["conv1.weight"].shape[1])
-        weights.load_strictly(network.network, tensors, source)
-        return network
+        return AnyTimm(resnet_name(tensors, source), tensors["conv1.weight"].shape[1])
 
     def _strategy(self, backbone: Backbone, n_channels: int, source: str) -> ChannelStrategy:
         if n_channels == 1 or (n_channels == 3 and self.channels is None):
@@ -341,13 +342,9 @@ class PublicCode(Pretrained):
 
         Wrappers of FSDP, compilation and activation checkpointing are not put back into the names.
         """
-        card = encoder.card
         backbone: Any = encoder.channels.backbone
-        tensors = dict(backbone.network.state_dict())
-        if card.get("no_class_row"):
-            tensors["pos_embed"] = tensors["pos_embed"][:, 1:].clone()
-        theirs = authors_names(tensors, card["layout"], card["chunks"], card.get("registers", "reg_token"))
-        return {f"{card['key_prefix']}{name}": tensor for name, tensor in theirs.items()}
+        theirs = _theirs(backbone.network.state_dict(), encoder.card)
+        return {f"{encoder.card['key_prefix']}{name}": tensor for name, tensor in theirs.items()}
 
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
@@ -364,3 +361,11 @@ class PublicCode(Pretrained):
     ) -> dict[str, Tensor]:
         """Compute nothing: no golden record is of this family."""
         return {}
+
+
+def _theirs(state: Mapping[str, Tensor], card: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Give the tensors of timm's network the names that its file has, without the prefix."""
+    tensors = dict(state)
+    if card.get("no_class_row"):
+        tensors["pos_embed"] = tensors["pos_embed"][:, 1:].clone()
+    return authors_names(tensors, card["layout"], card["chunks"], card.get("registers", "reg_token"))

@@ -30,18 +30,22 @@ _ENTRIES = (
     "encoder",
 )
 _WRAPPERS = re.compile(r"(_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")
-_ANCHORS: dict[Layout, str] = {
-    "timm": "patch_embed.proj.weight",
-    "torchvision": "conv_proj.weight",
-    "resnet": "layer1.0.conv1.weight",
-    "resnet sequence": "4.0.conv1.weight",
+_ANCHORS: dict[Layout, tuple[str, ...]] = {
+    "timm": ("patch_embed.proj.weight", "cls_token"),
+    "torchvision": ("conv_proj.weight", "class_token"),
+    "resnet": ("layer1.0.conv1.weight", "layer2.0.conv1.weight"),
+    "resnet sequence": ("4.0.conv1.weight", "5.0.conv1.weight"),
 }
-_COMPANIONS: dict[Layout, str] = {
-    "timm": "cls_token",
-    "torchvision": "class_token",
-    "resnet": "conv1.weight",
-    "resnet sequence": "0.weight",
+"""Tensors that tell a network by their names; one of them is enough, so that the lack of another is said by name."""
+
+REQUIRED: dict[Layout, tuple[str, ...]] = {
+    "timm": ("patch_embed.proj.weight", "pos_embed", "cls_token"),
+    "torchvision": ("conv_proj.weight", "encoder.pos_embedding", "class_token"),
+    "resnet": ("conv1.weight", "layer1.0.conv1.weight"),
+    "resnet sequence": ("0.weight", "4.0.conv1.weight"),
 }
+"""Tensors that the architecture is read from."""
+
 _LEFT_OUT = ("mask_token", "decoder", "head.", "heads.", "head_dist.", "fc.", "pre_logits.")
 """What a network may hold that makes no feature: classifiers, mask tokens, and the decoder of MAE."""
 
@@ -116,14 +120,12 @@ def find_networks(content: Mapping[str, Any]) -> dict[str, Network]:
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> list[tuple[str, Layout]]:
-    found: list[tuple[str, Layout]] = []
-    for layout, anchor in _ANCHORS.items():
+    found: dict[tuple[str, Layout], None] = {}
+    for layout, anchors in _ANCHORS.items():
         for name in tensors:
-            prefix = name.removesuffix(anchor)
-            at_start = prefix == "" or prefix.endswith(".")
-            if prefix != name and at_start and prefix + _COMPANIONS[layout] in tensors:
-                found.append((prefix, layout))
-    return found
+            prefixes = (name.removesuffix(anchor) for anchor in anchors if name.endswith(anchor))
+            found |= {(prefix, layout): None for prefix in prefixes if prefix == "" or prefix.endswith(".")}
+    return list(found)
 
 
 def _name(entry: str, prefix: str) -> str:
@@ -172,17 +174,35 @@ def renamed(network: Network, source: str) -> tuple[dict[str, Tensor], list[int]
     Raises:
         WeightsError: If a name is of no layout.
     """
-    tensors = {k: v for k, v in network.tensors.items() if not k.startswith(_LEFT_OUT)}
+    tensors = features_alone(network.tensors)
     if network.layout == "torchvision":
         return _TORCHVISION.inwards(tensors, source), []
     if network.layout == "resnet sequence":
         return _SEQUENCE.inwards(tensors, source), []
     if network.layout == "resnet":
         return tensors, []
-    return _without_chunks({("reg_token" if k == "register_tokens" else k): v for k, v in tensors.items()}, source)
+    return without_chunks({("reg_token" if k == "register_tokens" else k): v for k, v in tensors.items()}, source)
 
 
-def _without_chunks(tensors: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], list[int]]:
+def features_alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what makes no feature.
+
+    Args:
+        tensors: Of a network, by its own names.
+    """
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_LEFT_OUT)}
+
+
+def without_chunks(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], list[int]]:
+    """Number blocks through where DINOv2's code keeps them in chunks; return the chunk of each, or an empty list.
+
+    Args:
+        tensors: Named `blocks.{i}.{rest}`, or `blocks.{chunk}.{i}.{rest}`.
+        source: Where they come from, for messages.
+
+    Raises:
+        WeightsError: If a block is in two chunks.
+    """
     pattern = re.compile(r"blocks\.(\d+)\.(\d+)\.(.+)")
     chunks: dict[int, int] = {}
     flat: dict[str, Tensor] = {}
@@ -211,12 +231,21 @@ def authors_names(tensors: Mapping[str, Tensor], layout: str, chunks: list[int],
         return _TORCHVISION.outwards(tensors)
     if layout == "resnet sequence":
         return _SEQUENCE.outwards(tensors)
+    return in_chunks({(registers if name == "reg_token" else name): value for name, value in tensors.items()}, chunks)
+
+
+def in_chunks(tensors: Mapping[str, Tensor], chunks: list[int]) -> dict[str, Tensor]:
+    """Undo `without_chunks`.
+
+    Args:
+        tensors: Named `blocks.{i}.{rest}`.
+        chunks: Of each block; empty for none.
+    """
     theirs: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-        if match and chunks:
-            name = f"blocks.{chunks[int(match[1])]}.{match[1]}.{match[2]}"
-        theirs[registers if name == "reg_token" else name] = tensor
+        inside = match is not None and bool(chunks)
+        theirs[f"blocks.{chunks[int(match[1])]}.{match[1]}.{match[2]}" if match and inside else name] = tensor
     return theirs
 
 

@@ -29,6 +29,8 @@ from morphem.types import ChannelBatch
 from morphem.zoo.base import Checkpoint, Pretrained, Record, WebFile
 from morphem.zoo.key_names import KeyNames
 from morphem.zoo.seen import network_batch
+from morphem.zoo.shapes import mlp_ratio
+from morphem.zoo.strictness import check_names, depth_of, needed
 from morphem.zoo.subcell_locations import SubCellClassifier
 
 CHANNELS = {"r": "microtubules", "y": "endoplasmic reticulum", "b": "nucleus", "g": "protein"}
@@ -42,7 +44,9 @@ _TRAININGS = {
 _BUCKET = "https://czi-subcell-public.s3.amazonaws.com/models"
 _PARTS = ("query", "key", "value")
 _PROJECTION = "encoder.embeddings.patch_embeddings.projection.weight"
-_ATTENTION = "blocks.{i}.attn."
+_ATTENTION = "pool_model.attention.weight"
+_POSITIONS = "encoder.embeddings.position_embeddings"
+_NEEDED = (_PROJECTION, _POSITIONS, _ATTENTION)
 _LAYER = "encoder.encoder.layer.{i}."
 _NAMES = KeyNames(
     [
@@ -51,10 +55,10 @@ _NAMES = KeyNames(
         ("encoder.embeddings.patch_embeddings.projection.{rest}", "backbone.network.patch_embed.proj.{rest}"),
         ("encoder.layernorm.{rest}", "backbone.network.norm.{rest}"),
         *(
-            (f"{_LAYER}attention.attention.{part}.{{rest}}", f"backbone.network.{_ATTENTION}{part}.{{rest}}")
+            (f"{_LAYER}attention.attention.{part}.{{rest}}", f"backbone.network.blocks.{{i}}.attn.{part}.{{rest}}")
             for part in _PARTS
         ),
-        (f"{_LAYER}attention.output.dense.{{rest}}", f"backbone.network.{_ATTENTION}proj.{{rest}}"),
+        (f"{_LAYER}attention.output.dense.{{rest}}", "backbone.network.blocks.{i}.attn.proj.{rest}"),
         (f"{_LAYER}intermediate.dense.{{rest}}", "backbone.network.blocks.{i}.mlp.fc1.{rest}"),
         (f"{_LAYER}output.dense.{{rest}}", "backbone.network.blocks.{i}.mlp.fc2.{rest}"),
         (f"{_LAYER}layernorm_before.{{rest}}", "backbone.network.blocks.{i}.norm1.{rest}"),
@@ -72,7 +76,7 @@ def _records() -> tuple[Record, ...]:
             name=f"subcell-{letters}-{'mae' if training.startswith('MAE') else 'vit'}",
             summary=f"SubCell {training}, ViT-B/16 on {', '.join(CHANNELS[x] for x in letters)}: {words}",
             location=WebFile(f"{_BUCKET}/{prefix}_{training}.pth"),
-            license="mit",
+            license="MIT",
             restricted=False,
             citation="Gupta et al. 2024, https://doi.org/10.1101/2024.12.06.627299",
             source="https://github.com/czi-ai/sub-cell-embed at a81b11c",
@@ -131,7 +135,7 @@ class SubCell(Pretrained):
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
         """Whether a file has SubCell's transformer and pooling."""
-        return _PROJECTION in checkpoint.content and "pool_model.attention.weight" in checkpoint.content
+        return _PROJECTION in checkpoint.content and _ATTENTION in checkpoint.content
 
     def convert(self, checkpoint: Checkpoint) -> Encoder:
         """Build the encoder from a flat file, of the training repository or of the portable one.
@@ -144,36 +148,36 @@ class SubCell(Pretrained):
         """
         source = str(checkpoint.path)
         tensors = checkpoint.under("")
-        missing = [name for name in (_PROJECTION, "pool_model.attention.weight") if name not in tensors]
-        if missing or len(tensors) != len(checkpoint.content):
+        if len(tensors) != len(checkpoint.content):
+            others = [str(key) for key in checkpoint.content if key not in tensors]
             raise WeightsError(
-                f"{source} is no SubCell encoder: a flat file of tensors has {_PROJECTION} and "
-                f"pool_model.attention.weight; it holds "
-                f"{', '.join(list(map(str, checkpoint.content))[:5]) or 'nothing'}."
+                f"{source} is no SubCell encoder, a flat file of tensors: it holds {', '.join(others[:5])}."
             )
         index = "1" if any(name.startswith("pool_model.attention_v.1.") for name in tensors) else "0"
-        ours = _joined(_NAMES.inwards({_without_index(k, index): v for k, v in tensors.items()}, source), source)
-        strategy = self._strategy(ours, source)
-        weights.load_strictly(strategy, ours, source)
+        needed(tensors, _NEEDED, source, "SubCell encoder")
+        strategy = self._strategy(tensors, source)
+        check_names(_outwards(strategy.state_dict(), index), tensors, source)
+        plain = {_without_index(name, index): tensor for name, tensor in tensors.items()}
+        weights.load_strictly(strategy, _joined(_NAMES.inwards(plain, source)), source)
         encoder = Encoder(strategy, Chain([JointMinMax(eps=1e-6)], input_domain="any"), input_size_px=None).eval()
-        encoder.card = {"pool_layer_index": index}
+        encoder.card = {"exported": "only", "pool_layer_index": index}
         return encoder
 
-    def _strategy(self, ours: Mapping[str, Tensor], source: str) -> PooledChannels:
-        width, n_channels, patch, _ = ours["backbone.network.patch_embed.proj.weight"].shape
-        hidden, n_pools = ours["pooling.attention.weight"].shape[::-1]
-        blocks = {name.split(".")[3] for name in ours if name.startswith("backbone.network.blocks.")}
-        mlp = ours.get("backbone.network.blocks.0.mlp.fc1.weight")
+    def _strategy(self, tensors: Mapping[str, Tensor], source: str) -> PooledChannels:
+        """Build the network that the authors' tensors show, untrained."""
+        width, n_channels, patch, _ = tensors[_PROJECTION].shape
+        n_pools, hidden = tensors[_ATTENTION].shape
+        mlp = tensors.get(_LAYER.format(i=0) + "intermediate.dense.weight")
         backbone = VisionTransformer(
             "vit_base_patch16_224",
             patch_size_px=patch,
-            image_size_px=round((ours["backbone.network.pos_embed"].shape[1] - 1) ** 0.5) * patch,
+            image_size_px=round((tensors[_POSITIONS].shape[1] - 1) ** 0.5) * patch,
             embed_dim=width,
-            depth=max(1, len(blocks)),
+            depth=max(1, depth_of(tensors, "encoder.encoder.layer.")),
             n_heads=self.n_heads,
-            qkv_bias="backbone.network.blocks.0.attn.qkv.bias" in ours,
+            qkv_bias=any(name.endswith("attention.attention.query.bias") for name in tensors),
             layer_norm_eps=self.layer_norm_eps,
-            mlp_ratio=None if mlp is None else len(mlp) / width,
+            mlp_ratio=None if mlp is None else mlp_ratio(len(mlp), width),
             position_offset=0.0,
         )
         pooling = GatedAttentionPooling(width, hidden, n_pools)
@@ -200,16 +204,7 @@ class SubCell(Pretrained):
 
     def to_authors(self, encoder: Encoder) -> dict[str, Tensor]:
         """Return the tensors under the authors' names, with queries, keys and values apart."""
-        apart: dict[str, Tensor] = {}
-        for name, tensor in encoder.channels.state_dict().items():
-            if ".attn.qkv." in name:
-                parts = zip(_PARTS, tensor.chunk(3), strict=True)
-                apart |= {name.replace(".qkv.", f".{part}."): piece.clone() for part, piece in parts}
-            else:
-                apart[name] = tensor
-        index = encoder.card.get("pool_layer_index", "1")
-        gate = re.compile(r"(pool_model\.attention_[uv])\.")
-        return {gate.sub(rf"\1.{index}.", name): tensor for name, tensor in _NAMES.outwards(apart).items()}
+        return _outwards(encoder.channels.state_dict(), encoder.card.get("pool_layer_index", "1"))
 
     @staticmethod
     def read_classifier(*files: str | Path) -> SubCellClassifier:
@@ -245,7 +240,8 @@ class SubCell(Pretrained):
     ) -> dict[str, Tensor]:
         """Compute embedding, attention and tokens, and probabilities where the record has heads beside the file."""
         images, wanted = inputs["images"], record["cases"][case]["outputs"]
-        if images.shape[1] != len(encoder.channels.channels):  # type: ignore[arg-type]
+        paired = "pairing" in case or "paired with" in record["cases"][case]["words"].lower()
+        if paired or images.shape[1] != len(encoder.channels.channels):  # type: ignore[arg-type]
             return {"features": self._features_of_pairs(encoder, images)}
         names = encoder.channels.channels
         batch = ChannelBatch.from_planes([list(image) for image in images], [names] * len(images))  # type: ignore[list-item]
@@ -291,19 +287,26 @@ def _without_index(name: str, index: str) -> str:
     return re.sub(rf"^(pool_model\.attention_[uv])\.{index}\.", r"\1.", name)
 
 
-def _joined(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _outwards(state: Mapping[str, Tensor], index: str) -> dict[str, Tensor]:
+    """Give tensors the authors' names, with queries, keys and values apart."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if ".attn.qkv." in name:
+            parts = zip(_PARTS, tensor.chunk(3), strict=True)
+            apart |= {name.replace(".qkv.", f".{part}."): piece.clone() for part, piece in parts}
+        else:
+            apart[name] = tensor
+    gate = re.compile(r"(pool_model\.attention_[uv])\.")
+    return {gate.sub(rf"\1.{index}.", name): tensor for name, tensor in _NAMES.outwards(apart).items()}
+
+
+def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Join queries, keys and values."""
     joined: dict[str, Tensor] = {}
-    groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        match = re.fullmatch(r"(.+\.attn)\.(query|key|value)\.(.+)", name)
-        if match is None:
+        if ".attn.query." in name:
+            parts = [tensors[name.replace(".query.", f".{part}.")] for part in _PARTS]
+            joined[name.replace(".query.", ".qkv.")] = torch.cat(parts)
+        elif ".attn.key." not in name and ".attn.value." not in name:
             joined[name] = tensor
-        else:
-            groups.setdefault(f"{match[1]}.qkv.{match[3]}", {})[match[2]] = tensor
-    for name, parts in groups.items():
-        missing = [part for part in _PARTS if part not in parts]
-        if missing:
-            raise WeightsError(f"{source} does not fit this architecture: {name} lacks {', '.join(missing)}.")
-        joined[name] = torch.cat([parts[part] for part in _PARTS])
     return joined

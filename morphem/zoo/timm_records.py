@@ -70,7 +70,7 @@ def _record(release: _Release) -> Record:
         name=release.name,
         summary=f"{_TRAINED_ON[release.kind]}, ViT-{release.size.upper()}/{release.patch}: {width} per channel",
         location=HubFile(f"timm/{release.timm}", "model.safetensors"),
-        license="DINOv3 License" if release.kind == "dinov3" else "apache-2.0",
+        license="DINOv3 License" if release.kind == "dinov3" else "Apache-2.0",
         restricted=release.kind == "dinov3",
         citation=_CITATIONS[release.kind],
         source=_SOURCES[release.kind],

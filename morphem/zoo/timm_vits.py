@@ -11,7 +11,6 @@ Differs from it: an image without a pixel above 0 stays black, where CHAMMI-75's
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from torch import Tensor
 
 from morphem import weights
@@ -25,10 +24,12 @@ from morphem.pixel_steps import Chain, Divide, JointMaximum
 from morphem.types import ChannelBatch
 from morphem.zoo.base import Checkpoint, Pretrained, Record
 from morphem.zoo.dinov3_names import dinov3_from_authors, dinov3_to_authors, is_dinov3
+from morphem.zoo.public_layouts import in_chunks, without_chunks, zero_class_row
+from morphem.zoo.shapes import mlp_ratio
 from morphem.zoo.timm_records import RECORDS
 
 _PROJECTION = "patch_embed.proj.weight"
-_NEEDED = (_PROJECTION, "cls_token", "blocks.0.attn.qkv.weight", "norm.weight")
+_NEEDED = (_PROJECTION, "cls_token", "norm.weight")
 _LEFT_OUT = ("head.", "head_dist.", "mask_token")
 Brightness = Literal["image_maximum", "full_scale"]
 
@@ -104,6 +105,7 @@ class TimmViTs(Pretrained):
                 f"{source} is no vision transformer for pictures: {', '.join(missing)} not among its "
                 f"{len(tensors)} tensors."
             )
+        tensors, chunks = without_chunks(tensors, source)
         backbone: Backbone
         if is_dinov3(tensors):
             backbone, form = self._dinov3(tensors, source)
@@ -116,7 +118,7 @@ class TimmViTs(Pretrained):
             input_size_px=self.input_size_px,
             after_resize=None if at_full_scale else JointMaximum(),
         ).eval()
-        encoder.card = {"form": form}
+        encoder.card = {"form": form, "chunks": chunks}
         return encoder
 
     def _plain(self, tensors: dict[str, Tensor], source: str) -> tuple[VisionTransformer, str]:
@@ -124,13 +126,8 @@ class TimmViTs(Pretrained):
         if "pos_embed" not in tensors:
             raise WeightsError(f"{source} is no vision transformer with positions: it lacks pos_embed.")
         form = "meta" if "register_tokens" in tensors else "timm"
-        rows = tensors["pos_embed"].shape[1]
-        has_class_row = round(rows**0.5) ** 2 != rows
-        form += "" if has_class_row else ", no class row"
         ours = {("reg_token" if k == "register_tokens" else k): v for k, v in tensors.items()}
-        if not has_class_row:
-            row = torch.zeros_like(ours["pos_embed"][:, :1])
-            ours["pos_embed"] = torch.cat([row, ours["pos_embed"]], dim=1)
+        form += ", no class row" if zero_class_row(ours) else ""
         width, n_channels, patch, _ = ours[_PROJECTION].shape
         mlp = ours.get("blocks.0.mlp.fc1.weight")
         network = VisionTransformer(
@@ -145,7 +142,7 @@ class TimmViTs(Pretrained):
             layer_scale=1.0 if "blocks.0.ls1.gamma" in ours else None,
             qkv_bias="blocks.0.attn.qkv.bias" in ours,
             layer_norm_eps=self.layer_norm_eps,
-            mlp_ratio=None if mlp is None else len(mlp) / width,
+            mlp_ratio=None if mlp is None else mlp_ratio(len(mlp), width),
             position_offset=self.position_offset,
             position_antialias=self.position_antialias,
         )
@@ -184,7 +181,8 @@ class TimmViTs(Pretrained):
             return dinov3_to_authors(tensors, form)
         if "no class row" in form:
             tensors["pos_embed"] = tensors["pos_embed"][:, 1:].clone()
-        return {("register_tokens" if k == "reg_token" and "meta" in form else k): v for k, v in tensors.items()}
+        theirs = {("register_tokens" if k == "reg_token" and "meta" in form else k): v for k, v in tensors.items()}
+        return in_chunks(theirs, encoder.card.get("chunks", []))
 
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:

@@ -129,7 +129,7 @@ def test_what_does_not_match_is_refused_by_name() -> None:
     content = checkpoint()
     name = "module.encoder.downsample.down.res_down_1.proj.1.bias"
     short = {key: tensor for key, tensor in content.content["model"].items() if key != name}
-    with pytest.raises(WeightsError, match=r"1 missing \(stages.1.projection.conv.bias\)"):
+    with pytest.raises(WeightsError, match=r"1 missing \(encoder.downsample.down.res_down_1.proj.1.bias\)"):
         Microsnoop().convert(Checkpoint({"model": short}, Path("m.pth")))
     more = {**content.content["model"], "module.encoder.extra": torch.zeros(1)}
     with pytest.raises(WeightsError, match=r"1 unexpected \(encoder.extra\)"):

@@ -176,8 +176,11 @@ def _without(content: Mapping[str, Tensor], name: str) -> Checkpoint:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: _without(w, "encoder.layernorm.bias"), r"missing \(backbone.network.norm.bias"),
-        (lambda w: _without(w, "encoder.encoder.layer.0.attention.attention.key.weight"), "qkv.weight lacks key"),
+        (lambda w: _without(w, "encoder.layernorm.bias"), r"1 missing \(encoder.layernorm.bias\)"),
+        (
+            lambda w: _without(w, "encoder.encoder.layer.0.attention.attention.key.weight"),
+            r"1 missing \(encoder.encoder.layer.0.attention.attention.key.weight\)",
+        ),
         (
             lambda w: Checkpoint({**w, "encoder.pooler.dense.weight": w["encoder.layernorm.bias"]}, Path("s.pth")),
             "pooler",

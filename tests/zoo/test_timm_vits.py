@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import Tensor
 
+import morphem
 from morphem.errors import ConfigError, WeightsError
-from morphem.testing import check_encoder
+from morphem.testing import check_file
 from morphem.zoo.base import Checkpoint
 from morphem.zoo.dinov3_names import periods
 from morphem.zoo.timm_vits import TimmViTs
@@ -102,6 +103,27 @@ def test_a_classifier_and_a_mask_token_are_left_out() -> None:
     assert "head.weight" not in _family().to_authors(_family().convert(more))
 
 
+def test_blocks_in_chunks_are_numbered_through() -> None:
+    content = dict(_file("vit_small_patch16_224", img_size=32, num_classes=0).content)
+    chunked = {}
+    for name, tensor in content.items():
+        parts = name.split(".")
+        chunked[f"blocks.{int(parts[1]) // 2}.{name[7:]}" if parts[0] == "blocks" else name] = tensor
+    image = _image(1, SIDE, SIDE)
+    plain = _family().convert(Checkpoint(content, Path("x"))).embed(image, ["nucleus"]).values
+    encoder = assert_round_trip(_family(), Checkpoint(chunked, Path("x")))
+    np.testing.assert_array_equal(encoder.embed(image, ["nucleus"]).values, plain)
+
+
+def test_without_a_network_the_error_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        WeightsError, match=r"model\.safetensors from https://huggingface.co/timm/vit_small_patch16_224.dino"
+    ):
+        morphem.load("dino-imagenet-vits16", local_files_only=True)
+
+
 def test_files_of_dinov3s_authors_give_the_encoder_of_timms_file() -> None:
     network = timm.create_model("vit_small_patch16_dinov3_qkvb", num_classes=0, **SMALL)
     ours = _randomised(network)
@@ -126,9 +148,9 @@ def test_files_of_dinov3s_authors_give_the_encoder_of_timms_file() -> None:
         _family(n_heads=3).convert(Checkpoint(ours, Path("dinov3")))
 
 
-@pytest.mark.parametrize(("name", "settings", "facts"), [FILES[0], FILES[2], FILES[4]])
-def test_the_contract_of_encoders_is_kept(name: str, settings: dict[str, Any], facts: dict[str, Any]) -> None:
-    check_encoder(_family(**facts).convert(_file(name, num_classes=0, **settings)))
+@pytest.mark.parametrize(("name", "settings", "facts"), FILES)
+def test_the_contract_of_families_is_kept(name: str, settings: dict[str, Any], facts: dict[str, Any]) -> None:
+    check_file(_family(**facts), _file(name, num_classes=0, **settings))
 
 
 def test_the_brightest_pixel_of_all_channels_becomes_one() -> None:
