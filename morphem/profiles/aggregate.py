@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from morphem.aggregation import COUNT
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
-from morphem.profiles.conventions import OUTER, PLATE, WELL, check_columns, group_codes, listed
+from morphem.profiles.conventions import CHANNEL, OUTER, PLATE, WELL, check_channels, check_columns, group_codes, listed
 from morphem.profiles.settings import as_names, check_choice, check_number
 from morphem.profiles.step import Doubles, Note, Step, check_finite
 
@@ -47,9 +47,11 @@ def level_columns(metadata: pd.DataFrame, by: str | Sequence[str], step: str) ->
             f"{step}: by is '{by}'; it must be one of {', '.join(LEVELS)}, or a list of metadata columns."
         )
     outer = tuple(name for name in OUTER if name in metadata) if by == "well" else ()
+    channel = (CHANNEL,) if CHANNEL in metadata else ()
     if by == "image" and "Metadata_Key" not in metadata and "Metadata_Site" in metadata:
-        return (*(name for name in OUTER if name in metadata), PLATE, WELL, "Metadata_Site")  # images of other software
-    return (*outer, *LEVELS[by])
+        outer = tuple(name for name in OUTER if name in metadata)
+        return (*outer, PLATE, WELL, "Metadata_Site", *channel)  # images of other software
+    return (*outer, *LEVELS[by], *channel)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Aggregate(Step):
             check_finite(table, self.name)
         columns = level_columns(table.metadata, self.by, self.name)
         codes, names = group_codes(table.metadata, columns, self.name)
+        check_channels(table.metadata, codes, names, self.name)
         weights = self._weights(table)
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
@@ -204,6 +207,7 @@ class Consensus(Step):
         """Join the replicates of every perturbation, in order of first appearance."""
         check_finite(table, self.name)
         codes, names = group_codes(table.metadata, self.by, self.name)
+        check_channels(table.metadata, codes, names, self.name)
         table, codes, names = self._enough(table, codes, names, note)
         values = np.stack([self._join(table.values[codes == i].astype(np.float64)) for i in range(len(names))])
         metadata, varying = merge_metadata(table.metadata, codes, len(names))

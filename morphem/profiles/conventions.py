@@ -17,7 +17,7 @@ from morphem.features import METADATA
 COMPARTMENTS = ("Cells", "Cytoplasm", "Nuclei")
 """Beginnings of feature columns, as `pycytominer.cyto_utils.infer_cp_features` takes them by default."""
 
-PLATE, WELL = "Metadata_Plate", "Metadata_Well"
+PLATE, WELL, CHANNEL = "Metadata_Plate", "Metadata_Well", "Metadata_Channel"
 OUTER = ("Metadata_Study", "Metadata_Source", "Metadata_Batch")
 """Columns inside which plates have names of their own."""
 
@@ -196,6 +196,30 @@ def check_plate_names(metadata: pd.DataFrame, per: Sequence[str], step: str) -> 
                     f"{step}: plate '{name}' stands for plates of {int(counts.max())} values of {outer}, which would "
                     f"be mixed; add {outer} to 'per' or 'by'."
                 )
+
+
+def check_channels(metadata: pd.DataFrame, codes: NDArray[np.int64], names: Sequence[str], step: str) -> None:
+    """Refuse to treat embeddings of different channels together, where a row is one channel plane.
+
+    Args:
+        metadata: Rows of a table.
+        codes: Group of every row, (R,).
+        names: Of the groups.
+        step: Who asks.
+
+    Raises:
+        DataError: If a group holds several channels.
+    """
+    if CHANNEL not in metadata:
+        return
+    counts = metadata[CHANNEL].groupby(codes).nunique(dropna=False).to_numpy()
+    if (counts > 1).any():
+        group = int(np.argmax(counts > 1))
+        raise DataError(
+            f"{step}: a row is one channel plane here, and {names[group]} holds {counts[group]} channels, whose "
+            "features "
+            f"mean different things; add {CHANNEL} to 'by', 'per' or 'batch', or embed with combine='concat' or 'mean'."
+        )
 
 
 def describe_row(metadata: pd.DataFrame, row: int) -> str:

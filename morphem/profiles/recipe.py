@@ -16,7 +16,7 @@ from morphem.errors import ConfigError, DataError, MorphemError, nearest, unknow
 from morphem.features import FeatureTable
 from morphem.profiles.aggregate import UNIT, Aggregate, Consensus
 from morphem.profiles.combat import Combat
-from morphem.profiles.conventions import FINER_THAN_WELL, OUTER, PLATE, WELL, select_rows
+from morphem.profiles.conventions import CHANNEL, FINER_THAN_WELL, OUTER, PLATE, WELL, select_rows
 from morphem.profiles.integration import Harmony, Scanorama
 from morphem.profiles.rows import Annotate, FillMetadata, Filter, Impute
 from morphem.profiles.scaling import InverseNormal, MadRobustize, Robustize, Standardize
@@ -243,7 +243,7 @@ def check_wells(table: FeatureTable, rows: Rows) -> None:
     finer = any(name in metadata for name in FINER_THAN_WELL)
     if rows == "other" or not named or (rows == "infer" and says != {"well"} and (says or finer)):
         return
-    key = [name for name in (*OUTER, PLATE, WELL) if name in metadata]
+    key = [name for name in (*OUTER, PLATE, WELL, CHANNEL) if name in metadata]
     doubled = metadata[key].astype(str).duplicated(keep=False)
     if doubled.any():
         first = metadata[key].iloc[int(np.argmax(doubled))]

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
-from morphem.profiles.conventions import PLATE, Mask, count_unanswered, describe_row, group_codes, listed, select_rows
+from morphem.profiles.conventions import (
+    PLATE,
+    Mask,
+    check_channels,
+    count_unanswered,
+    describe_row,
+    group_codes,
+    listed,
+    select_rows,
+)
 from morphem.profiles.record import leak_sentence
 
 Doubles = NDArray[np.float64]
@@ -193,6 +202,7 @@ def fit_groups(table: FeatureTable, samples: str, per: Sequence[str], step: str,
     """
     chosen = choose_samples(table, samples, step, note)
     codes, names = group_codes(table.metadata, per, step)
+    check_channels(table.metadata, codes, names, step)
     if not per and not chosen.any():
         query = resolve(samples, note)
         raise DataError(f'{step}: no row matches "{query}", so there is nothing to learn from; correct the query.')

@@ -37,7 +37,7 @@ def matrix_power(symmetric: Doubles, power: float) -> Doubles:
 
 @dataclass(frozen=True)
 class TVN(Step):
-    """Typical variation normalisation; the features that come out are components (see the module).
+    """Typical variation normalisation; what comes out are components, not the features that went in.
 
     Attributes:
         samples: The rows to learn from: `controls` (the recipe names them), or a query on metadata.

@@ -184,3 +184,28 @@ def test_a_perturbation_without_a_name_is_an_error():
 def test_nothing_left_is_an_error():
     with pytest.raises(DataError, match="no perturbation has 100 replicates"):
         Consensus("Metadata_broad_sample", min_replicates=100, too_few="drop")(treated())
+
+
+def test_cells_become_images_wells_and_perturbations():
+    table = cells(n=160)
+    images = Aggregate(by="image")(table)
+    wells = Aggregate(by="well")(images)
+    perturbations = Consensus("Metadata_gene", operation="mean")(wells)
+    assert (len(images), len(wells), len(perturbations)) == (16, 8, 4)
+    assert perturbations.metadata["Metadata_Object_Count"].tolist() == [40] * 4
+    assert [record["rows_out"] for record in records(perturbations)] == [16, 8, 4]
+    rows = (table.metadata["Metadata_gene"] == "G1").to_numpy()
+    weighted = Aggregate(by=["Metadata_gene"], weight="count")(images)
+    np.testing.assert_allclose(weighted.values[1], table.values[rows].mean(0), atol=1e-6)
+
+
+def test_channels_are_not_averaged_with_each_other():
+    table = cells()
+    table.metadata["Metadata_Channel"] = np.where(np.arange(60) % 8 < 4, "nucleus", "actin")
+    out = Aggregate(by="well")(table)
+    assert len(out) == 16
+    assert set(out.metadata["Metadata_Channel"]) == {"nucleus", "actin"}
+    with pytest.raises(DataError, match=r"one channel plane here, and P0/A01 holds 2 channels.*add Metadata_Channel"):
+        Aggregate(by=["Metadata_Plate", "Metadata_Well"])(table)
+    with pytest.raises(DataError, match="consensus: a row is one channel plane here"):
+        Consensus("Metadata_gene")(out)

@@ -157,3 +157,21 @@ def test_a_plate_whose_doses_are_all_missing_is_read_like_the_others(tmp_path):
         "steps": [{"step": "fill_metadata", "column": "Metadata_X", "value": "dosed", "where": "Metadata_Dose > 0.5"}]
     }
     assert apply(tmp_path, recipe).metadata["Metadata_X"].notna().tolist() == [True] * 24 + [False] * 24
+
+
+def test_profiles_go_through_pycytominer_and_copairs_as_they_are(tmp_path):
+    from copairs.map import average_precision
+    from pycytominer import consensus, feature_select, normalize
+
+    table = plates(n_wells=24, n_features=12, effect=3)
+    write_table(apply(table, {"controls": CONTROLS, "steps": RECIPE["steps"][:4]}), tmp_path / "p.parquet")
+    frame = pd.read_parquet(tmp_path / "p.parquet")
+    scaled = normalize(frame, features="infer", meta_features="infer", samples=CONTROLS, method="mad_robustize")
+    assert len(feature_select(scaled, features="infer", operation="variance_threshold")) == 72
+    assert len(consensus(scaled, replicate_columns=["Metadata_broad_sample"], features="infer")) == 5
+    metadata = frame.filter(like="Metadata_")
+    features = frame.drop(columns=metadata.columns).to_numpy()
+    same = ["Metadata_broad_sample"]
+    found = average_precision(metadata, features, same, [], ["Metadata_Plate"], same, progress_bar=False)
+    treated = found[found["Metadata_broad_sample"] != "DMSO"]
+    assert treated["average_precision"].mean() > 0.7

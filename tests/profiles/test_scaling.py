@@ -171,3 +171,11 @@ def test_what_rounding_leaves_of_a_constant_is_no_spread(step):
     table.values[::2, 2] = np.nextafter(np.float32(1000), np.float32(2000))
     with pytest.raises(DataError, match=r"of zero among the rows that P0 is fitted on \(Cells_Feature_2\)"):
         step()(table)
+
+
+def test_channels_are_not_scaled_by_each_other():
+    table = plates()
+    table.metadata["Metadata_Channel"] = np.where(np.arange(72) % 2, "nucleus", "actin")
+    with pytest.raises(DataError, match="standardize: a row is one channel plane here, and P0 holds 2 channels"):
+        Standardize()(table)
+    assert records(Standardize(per=["Metadata_Plate", "Metadata_Channel"])(table))[-1]["fitted_on"]["groups"] == 6
