@@ -37,6 +37,8 @@ class Column:
         aliases: Other names, in order of preference.
         required: Whether the protocol cannot do without.
         missing_allowed: Whether single rows may lack a value (null, NaN, empty).
+        aliases_only: Whether a column that happens to have the canonical name does not count, because a setting says
+            which column is meant.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Column:
     aliases: tuple[str, ...] = ()
     required: bool = True
     missing_allowed: bool = False
+    aliases_only: bool = False
 
 
 @dataclass(frozen=True)

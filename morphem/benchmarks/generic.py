@@ -151,7 +151,7 @@ class Generic(Benchmark):
             Column(_long(name), "column of a group or place", missing_allowed=True)
             for name in (*(self.group or ()), *(self.within or ()))
         )
-        asked = Column(_LABEL, f"label '{self.label}'", _spellings(self.label), missing_allowed=True)
+        asked = Column(_LABEL, f"label '{self.label}'", _spellings(self.label), missing_allowed=True, aliases_only=True)
         return (replace(part, columns=(asked, *part.columns[1:], *others)),)
 
     def adapt(self, inputs: Inputs) -> Inputs:

@@ -180,11 +180,13 @@ def canonical(table: FeatureTable, part: Part, columns: Mapping[str, str] | None
 
 def _source_of(column: Column, metadata: pd.DataFrame, chosen: str | None, where: str) -> str | None:
     short = column.name.removeprefix(METADATA)
-    tried = [chosen] if chosen else [column.name, *map(_long, column.aliases)]
-    tried += [] if chosen else [f"{METADATA}Cell_{short}", f"{METADATA}Label_{short}"]
+    named = list(map(_long, column.aliases))
+    if not column.aliases_only:
+        named = [column.name, *named, f"{METADATA}Cell_{short}", f"{METADATA}Label_{short}"]
+    tried = [chosen] if chosen else named
     found = next((name for name in tried if name in metadata), None)
     if found is None and (column.required or chosen):
-        close = unknown_name("column", chosen or column.name, map(str, metadata.columns))
+        close = unknown_name("column", tried[0], map(str, metadata.columns))
         raise DataError(
             f"{where} lacks the {column.what}: {close} Name it with --column {short}=NAME, or join it from a table of "
             "metadata (--metadata)."

@@ -141,6 +141,7 @@ class Benchmarks(L.Callback):
     def _score_all(self, trainer: L.Trainer, pl_module: Method) -> dict[str, float]:
         """Return all scores by their names in logs; all processes get the same, or raise the same error."""
         found: dict[str, float] = {}
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "benchmarks"  # log_dir asks all processes
         for name, benchmark in self.benchmarks.items():
             sources = self._sources(trainer, pl_module, name, benchmark)
             tables = {part.name: source.table(trainer) for part, source in sources}
@@ -148,7 +149,8 @@ class Benchmarks(L.Callback):
             if trainer.is_global_zero:
                 try:
                     record = self._score(name, benchmark, tables)
-                    self._keep(trainer, record)
+                    path = folder / f"{name}-step{trainer.global_step:08d}.json"
+                    write_json(record.to_json(), path)
                     answer = {f"benchmark/{name}/{score}": value for score, value in record.score.values.items()}
                 except MorphemError as fault:
                     answer = f"benchmark {name}: {fault}"
@@ -187,10 +189,6 @@ class Benchmarks(L.Callback):
             changed = changed_recipe(part.recipe, self._recipe.get(name))
             found += [*part.recipe.differs, *recipe_changes(part.recipe, changed)]
         return tuple(dict.fromkeys(found))
-
-    def _keep(self, trainer: L.Trainer, record: Record) -> None:
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "benchmarks"
-        write_json(record.to_json(), folder / f"{record.name}-step{trainer.global_step:08d}.json")
 
     def _sources(
         self, trainer: L.Trainer, pl_module: Method, name: str, benchmark: Benchmark

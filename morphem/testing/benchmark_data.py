@@ -1,5 +1,6 @@
 """The tiny layout of a benchmark on disk: as feature tables, and as shards whose images show the planted features."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def _write_side_tables(cls: type[Benchmark], inputs: Inputs, folder: Path) -> No
 
 
 def _write_part(part: Part, table: FeatureTable, folder: Path) -> None:
+    if part.recipe.aggregate == "well" and not {"Metadata_Plate", "Metadata_Well"} <= set(table.metadata.columns):
+        wells = [f"A{number:03d}" for number in range(len(table))]
+        table = replace(table, metadata=table.metadata.assign(Metadata_Plate="P1", Metadata_Well=wells))
     study = f"tiny-{part.name.lower().replace('_', '-')}"
     spread = float(table.values.std()) or 1.0
     with ShardWriter(folder, study) as writer:

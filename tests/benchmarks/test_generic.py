@@ -106,3 +106,12 @@ def test_columns_of_shards_are_found_by_the_label_that_the_user_knows() -> None:
 def test_negatives_are_within_the_plate_and_named() -> None:
     assert _score(plates()).rules["negatives"] == "rows of the same place (by default the plate) with another label"
     assert _score(plates(), within=()).rules["negatives"] == "rows of all rows with another label"
+
+
+def test_another_column_called_label_is_never_taken_for_the_one_that_was_asked_for() -> None:
+    table = plates(effect=np.inf)
+    noise = np.random.default_rng(0).integers(0, 2, len(table)).astype(str)
+    both = make_table(table.values, table.metadata.assign(Metadata_label=noise, Metadata_Label_label=noise))
+    assert _score(both).values["knn"] == 1
+    with pytest.raises(DataError, match="lacks the label 'treatment'"):
+        _score(make_table(table.values, both.metadata.drop(columns="Metadata_treatment")))

@@ -177,7 +177,8 @@ def test_wrong_settings_are_refused_when_the_callback_is_built(name: str, generi
 
 
 def test_a_missing_column_is_refused_before_the_first_step(generic: Path, tmp_path: Path) -> None:
-    callback = Benchmarks(str(generic), settings={"generic": {"label": "treatment"}})
+    settings = {"generic": {"label": "treatment"}}
+    callback = Benchmarks(str(generic), settings=settings, recipe={"generic": {"tile_size_px": 32}})
     with pytest.raises(DataError, match="lacks the label 'treatment'"):
         fit(tiny_dino(), callback, folder=tmp_path)
     assert callback.latest == {}

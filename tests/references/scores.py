@@ -119,7 +119,7 @@ def auroc(truth: list[bool], values: list[float]) -> float:
 
 
 def weighted_ridge(train, classes, test, ridge):
-    """Least squares on one-hot targets with balanced weights, a ridge and an unpenalised intercept, normal equations."""
+    """Least squares on one-hot targets: balanced weights, a ridge, an unpenalised intercept; normal equations."""
     kinds = sorted(set(classes))
     mean, deviation = train.mean(0), train.std(0)
     rows, asked = (train - mean) / deviation, (test - mean) / deviation
