@@ -136,8 +136,8 @@ def _check_as_they_are(images: Sequence[Tensor], domain: Domain) -> None:
     if domain == "uint16" and WHITE["uint8"] < high <= _12_BIT:
         warnings.warn(
             f"the brightest of these 16-bit pixels is {high:g}, as a 12-bit camera gives them; if the encoder was made "
-            "for images that use the full range, say pixels='percentiles' or pixels=4095 (pixels='uint16' takes them as "
-            "they are).",
+            "for images that use the full range, say pixels='percentiles' or pixels=4095 (pixels='uint16' takes them "
+            "as they are).",
             stacklevel=4,
         )
 

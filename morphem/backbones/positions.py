@@ -4,7 +4,7 @@ Source: Caron et al. 2021, https://arxiv.org/abs/2104.14294, `vision_transformer
 """
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,11 +111,7 @@ def _resampling(old: int, new: int, rule: Resampling, device: torch.device, dtyp
     with torch.inference_mode(False), torch.no_grad():  # a cached inference tensor could not be used in training
         # two columns: of images of one column, torch's antialiasing kernel makes nonsense
         unit = torch.eye(old, dtype=torch.float64, device="cpu").reshape(1, old, old, 1).repeat(1, 1, 1, 2)
-        if rule.offset:
-            scale = ((new + rule.offset) / old, 1.0)
-            matrix = functional.interpolate(unit, scale_factor=scale, mode="bicubic", align_corners=False)
-        else:
-            matrix = functional.interpolate(
-                unit, (new, 2), mode="bicubic", align_corners=False, antialias=rule.antialias
-            )
+        # a factor says where to sample, too; a size samples at exact steps
+        goal: dict[str, Any] = {"scale_factor": ((new + rule.offset) / old, 1.0)} if rule.offset else {"size": (new, 2)}
+        matrix = functional.interpolate(unit, mode="bicubic", align_corners=False, antialias=rule.antialias, **goal)
         return matrix[0, :, :, 0].T.to(device=device, dtype=dtype).contiguous()

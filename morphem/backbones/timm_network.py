@@ -60,8 +60,8 @@ def check_choices(
             raise ConfigError(f"vit: {key}='{value}' must be {names} or '{allowed[-1]}'.")
     if positions != "learned" and (position_offset != 0.1 or position_antialias):
         raise ConfigError(f"vit: position_offset and position_antialias have no effect with positions='{positions}'.")
-    if position_offset < 0 or (position_offset and position_antialias):
-        raise ConfigError(f"vit: position_offset={position_offset} must be at least 0, and 0 with position_antialias.")
+    if position_offset < 0:
+        raise ConfigError(f"vit: position_offset={position_offset} must be at least 0.")
     if rotary == "none" and (rotation != "full" or rotary_base != 10.0):
         raise ConfigError("vit: rotation and rotary_base have no effect with rotary='none'.")
     if not rotary_base > 1:

@@ -50,7 +50,7 @@ class VisionTransformer(TokenBackbone):
         pooling: What the embedding is: `class`, the class token; `mean`, the mean of all patch tokens.
         position_offset: Learned positions are resampled by the factor (n + offset) / n0, n0 being the trained grid. 0.1
             as DINO does; 0 resamples to the exact size, as DINOv2's later releases and transformers do.
-        position_antialias: Whether to widen the filter where positions are resampled to fewer; needs offset 0.
+        position_antialias: Whether to widen the filter where positions are resampled to fewer.
         rotary: `axial` and `mixed` turn queries and keys by the place of their patch, with fixed frequencies for column
             and row, or with trained ones; see `morphem.backbones.rotary`.
         rotary_base: Frequencies fall from 1 to 1 / base. Campfire: 10.

@@ -265,6 +265,19 @@ def test_positions_can_be_resampled_to_the_exact_size(antialias: bool, grid: tup
     torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("grid", [(2, 3), (4, 4), (7, 5)])
+def test_positions_are_resampled_by_a_factor_with_an_offset(antialias: bool, grid: tuple[int, int]) -> None:
+    network = _tiny(position_offset=0.3, position_antialias=antialias)
+    table = network.network.pos_embed.detach()
+    patches = table[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    factor = ((grid[0] + 0.3) / 4, (grid[1] + 0.3) / 4)
+    expected = torch.nn.functional.interpolate(patches, scale_factor=factor, mode="bicubic", antialias=antialias)
+    assert expected.shape[-2:] == grid
+    found = network.patch_positions(grid, resample_trained=True).detach()
+    torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2), atol=1e-6, rtol=0)
+
+
 def test_fixed_positions_can_have_the_column_first() -> None:
     network = _tiny(positions="sincos_columns")
     rows_first = sincos.positions(3, 5, 24)
@@ -281,7 +294,7 @@ def test_fixed_positions_can_have_the_column_first() -> None:
         ({"registers": -1}, "registers=-1 at least 0"),
         ({"layer_scale": 0.0}, "layer_scale=0.0 must be above 0"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps=0.0"),
-        ({"position_antialias": True}, "and 0 with position_antialias"),
+        ({"position_offset": -0.1}, "position_offset=-0.1 must be at least 0"),
         ({"positions": "sincos", "position_offset": 0.0}, "no effect with positions='sincos'"),
         ({"rotary": "axial", "rotary_base": 1.0}, "rotary_base=1.0 must be above 1"),
     ],

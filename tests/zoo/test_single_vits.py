@@ -197,6 +197,26 @@ def test_an_image_does_not_depend_on_its_batch_mates(golden: Path, name: str) ->
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_wrong_number_of_heads_is_seen_in_the_numbers_alone(golden: Path, name: str) -> None:
+    fixture = Fixture(golden, name)
+    family: Any = _family(fixture, name)
+    family.n_heads //= 2
+    found = list(differences(fixture, family, torch.float32))
+    assert max(distance for _, output, distance, _ in found if output.startswith(("features", "crop"))) > 0.1  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("name", BAGS)
+def test_the_mean_over_channels_asks_neither_for_names_nor_for_order(golden: Path, name: str) -> None:
+    fixture = Fixture(golden, name)
+    encoder = _family(fixture, name).convert(fixture.checkpoint)
+    dtype = np.uint16 if encoder.input_domain == "uint16" else np.uint8
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (3, 224, 224), dtype=dtype)
+    straight = encoder.embed(image, ["nucleus", "actin", "rna"], combine="mean", recipe=Recipe())
+    other = encoder.embed(image[[2, 0, 1]], ["lysosome", "other", "r"], combine="mean", recipe=Recipe())
+    np.testing.assert_allclose(other.values, straight.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_converted_encoder_is_saved_and_loaded_again(golden: Path, name: str, tmp_path: Path) -> None:
     from morphem.encoder import Encoder
 
