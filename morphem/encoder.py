@@ -190,7 +190,7 @@ class Encoder(nn.Module, Configurable):
     def embed(
         self,
         planes: Planes | Sequence[Planes],
-        channels: Sequence[str],
+        channels: Sequence[str | int],
         *,
         combine: Combine = "concat",
         key: str | Sequence[str] = "",
@@ -202,7 +202,8 @@ class Encoder(nn.Module, Configurable):
         Args:
             planes: One image (C, H, W), images (N, C, H, W), or a list of images (C, H, W) of any sizes; of the type of
                 the input domain, unless `pixels` says what they are.
-            channels: What each of the C planes shows, by name or alias; their order does not matter.
+            channels: What each of the C planes shows, by name or alias, or by number where the encoder has a list of
+                channels; their order does not matter.
             combine: `concat` gives C * D columns, `mean` D columns, `none` a row per channel. An encoder that gives
                 one embedding per image takes `concat` only.
             key: Name of the image, or of each; seeds the saturation noise, where the normaliser has it.
