@@ -21,7 +21,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 INHERITED = ("license", "restricted", "citation", "source", "family", "record")
-"""What a model card keeps of the weights that a training started from: who made them, and what may be done with them."""
+"""What a model card keeps of the weights that a training started from: who made them, what may be done with them."""
 _SHOWN = 5
 
 
@@ -158,6 +158,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], config: dict[str, 
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, {"format": "pt"}
         )
+        readable_by_others(partial)
         config = {**config, "weights_sha256": file_sha256(partial)}
         partial.replace(folder / WEIGHTS_FILE)
         _write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
@@ -165,6 +166,17 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], config: dict[str, 
     except (OSError, SafetensorError) as fault:
         partial.unlink(missing_ok=True)
         raise WeightsError(f"cannot write {folder} ({fault}); free some space or choose another folder.") from fault
+
+
+def readable_by_others(path: Path) -> None:
+    """Give a file the rights that new files have here; safetensors writes for its owner alone.
+
+    Args:
+        path: A file of safetensors.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -188,9 +188,10 @@ def _proof(cases: Sequence[str], files: Mapping[str, float]) -> str:
         f"`golden.json` holds inputs and outputs of {len(cases)} cases. `morphem models verify THIS_FOLDER` compares "
         "them with what the encoder gives on your machine."
     ]
-    for file, difference in files.items():
+    if files:
+        differences = " and ".join(f"`{file}` ({difference:.1e})" for file, difference in files.items())
         lines.append(
-            f"`{file}` is the encoder for programs without morphem (`portable.json` says what it takes); when it was "
-            f"written, it differed from the encoder by at most {difference:.1e}."
+            f"For programs without morphem: {differences}; in brackets the largest difference from the encoder when it "
+            "was written. `portable.json` says what goes in and comes out."
         )
     return "\n\n".join(lines)

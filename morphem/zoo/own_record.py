@@ -163,6 +163,7 @@ def write(encoder: Encoder, folder: Path, name: str, seed: int = 0) -> list[str]
         "environment": {"morphem": version("morphem"), "torch": torch.__version__, "device": "CPU"},
     }
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / TENSORS_FILE)
+    weights.readable_by_others(folder / TENSORS_FILE)
     (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return list(cases)
 

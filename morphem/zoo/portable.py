@@ -154,10 +154,11 @@ def write_onnx(program: Any, form: TensorForm, example: Tensor, folder: Path) ->
     """
     runtime = _onnx()
     path = folder / ONNX_FILE
-    quiet = logging.getLogger("onnxscript")
-    level = quiet.level
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
     try:
-        quiet.setLevel(logging.ERROR)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             made = torch.onnx.export(
@@ -171,7 +172,8 @@ def write_onnx(program: Any, form: TensorForm, example: Tensor, folder: Path) ->
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise WeightsError(f"ONNX cannot express this encoder: {reason}") from fault
     finally:
-        quiet.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     return _checked(
         path, form, example, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     )

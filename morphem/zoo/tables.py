@@ -1,11 +1,13 @@
 """Records as text: the table of `morphem models list`, the page of `show`, and the tables of docs/zoo.md."""
 
 import inspect
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from morphem.zoo import catalogue, licences
+from morphem.zoo import catalogue, licences, verify
 from morphem.zoo.base import ByHand, Computed, HubFile, Pretrained, Record, WebFile
 from morphem.zoo.download import folder_of
 
@@ -68,7 +70,8 @@ def terminal(entries: Sequence[catalogue.Entry], width: int) -> list[str]:
         lines += _wrapped(row, widths)
     restricted = any(entry.record.restricted for entry in entries)
     note = ["* restricts use: shown by `morphem models show NAME`, accepted once with --accept-license"]
-    return [*lines, "", f"{len(entries)} records", *(note if restricted else [])]
+    count = f"{len(entries)} record{'s' * (len(entries) != 1)}"
+    return [*lines, "", count, *(note if restricted else [])]
 
 
 def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -111,13 +114,16 @@ def show(entry: catalogue.Entry) -> list[str]:
         "pooling": record.pooling,
         "features": record.embed_dim,
         "facts": ", ".join(f"{key}={value}" for key, value in record.facts.items()) or "none beyond the shapes",
-        "options": _options(entry.cls, record.facts),
     }
     lines = []
     for name, value in facts.items():
-        text = textwrap.wrap(str(value), 100, break_long_words=False, break_on_hyphens=False) or [""]
-        lines += [f"{name:<13}{text[0]}", *(f"{'':<13}{more}" for more in text[1:])]
-    return lines
+        lines += _indented(f"{name:<13}", str(value))
+    return [*lines, *_options(entry.cls, record.facts)]
+
+
+def _indented(head: str, text: str) -> list[str]:
+    first, *more = textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{head}{first}".rstrip(), *(" " * len(head) + line for line in more)]
 
 
 def _location(record: Record) -> dict[str, str]:
@@ -134,10 +140,12 @@ def _location(record: Record) -> dict[str, str]:
     return {"file": f"none: {location.words}"}
 
 
-def _options(cls: type[Pretrained], facts: Mapping[str, Any]) -> str:
-    """Return the arguments of a family with what they are for this record."""
-    parameters = inspect.signature(cls).parameters
-    return ", ".join(f"{name}={facts.get(name, p.default)!r}" for name, p in parameters.items()) or "none"
+def _options(cls: type[Pretrained], facts: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of a family: what they are for this record, and what they mean."""
+    meanings, lines = meanings_of(cls), []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        lines += _indented("  ", f"{name}={facts.get(name, parameter.default)!r}  {meanings.get(name, '')}")
+    return ["options", *lines] if lines else []
 
 
 def markdown(entries: Sequence[catalogue.Entry]) -> str:
@@ -168,16 +176,75 @@ def markdown(entries: Sequence[catalogue.Entry]) -> str:
 
 def not_compared_markdown() -> str:
     """Return the table of what no golden record proves, by family, for docs/zoo.md."""
-    lines = ["| family | left out | reason |", "|---|---|---|"]
-    for name, cls in catalogue.families().items():
-        lines += [f"| `{name}` | `{key}` | {reason} |" for key, reason in cls.not_compared.items()]
+    rows = [
+        f"| `{name}` | `{key}` | {reason} |"
+        for name, cls in catalogue.families().items()
+        for key, reason in cls.not_compared.items()
+    ]
+    if not rows:
+        return "Nothing: every output of every case is computed and compared."
+    return "\n".join(["| family | left out | reason |", "|---|---|---|", *rows])
+
+
+def golden_markdown(paths: Sequence[Path]) -> str:
+    """Verify golden records, and return what they prove, for docs/zoo.md.
+
+    Args:
+        paths: JSON files.
+
+    Raises:
+        WeightsError: If a record cannot be verified.
+    """
+    lines = [
+        "| record | family | outputs compared (in float64) | largest difference | of its tolerance | left out |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in paths:
+        report = verify.verify(path)
+        double = sum(comparison.double for comparison in report.comparisons)
+        state = f"{verify.largest(report.comparisons):.1e}" if report.ok else "WRONG"
+        share = f"{verify.severity(report.worst):.2f}" if report.worst is not None else "-"
+        left = ", ".join(f"`{o.case}.{o.output}`" for o in report.omissions) or "nothing"
+        count = f"{len(report.comparisons)} ({double})"
+        lines.append(f"| `{report.name}` | `{report.family}` | {count} | {state} | {share} | {left} |")
     return "\n".join(lines)
 
 
 def options_markdown() -> str:
     """Return the table of the options of every family, with their defaults, for docs/zoo.md."""
-    lines = ["| family | option | default |", "|---|---|---|"]
+    lines = ["| family | option | default | what it is |", "|---|---|---|---|"]
     for name, cls in catalogue.families().items():
+        meanings = meanings_of(cls)
         for option, parameter in inspect.signature(cls).parameters.items():
-            lines.append(f"| `{name}` | `{option}` | `{parameter.default!r}` |")
+            meaning = meanings.get(option, "").replace("|", "\\|")
+            lines.append(f"| `{name}` | `{option}` | `{parameter.default!r}` | {meaning} |")
     return "\n".join(lines)
+
+
+def meanings_of(cls: type[Pretrained]) -> dict[str, str]:
+    """Return what a family's docstring says of its arguments.
+
+    Args:
+        cls: The family.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= _arguments(inspect.cleandoc(base.__doc__ or ""))
+    return found
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """Return the section `Args` of a docstring."""
+    _, _, rest = docstring.partition("\nArgs:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in rest.splitlines():
+        if not line.startswith("    "):
+            break
+        start = re.match(r"    (\w+): (.*)", line)
+        if start is not None:
+            name = start[1]
+            found[name] = start[2].strip()
+        elif name:
+            found[name] += f" {line.strip()}"
+    return found

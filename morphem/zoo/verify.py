@@ -89,10 +89,15 @@ class Report:
     @property
     def worst(self) -> Comparison | None:
         """The comparison that is worst for its tolerance."""
-        return max(self.comparisons, key=_severity, default=None)
+        return max(self.comparisons, key=severity, default=None)
 
 
-def _severity(comparison: Comparison) -> float:
+def severity(comparison: Comparison) -> float:
+    """Return a difference in tolerances; infinite where there is none to tell.
+
+    Args:
+        comparison: Any.
+    """
     if comparison.fault or comparison.difference != comparison.difference:
         return float("inf")
     return comparison.difference / comparison.tolerance
@@ -253,12 +258,17 @@ def _verdict(report: Report) -> str:
         return f"{report.name}: NOT VERIFIED: nothing was compared{left}"
     worst = report.worst
     assert worst is not None
-    what = f"largest difference {_largest(report.comparisons):.1e}"
+    what = f"largest difference {largest(report.comparisons):.1e}"
     if wrong:
         return f"{report.name}: WRONG in {wrong} of {len(report.comparisons)} outputs{left}; {what}"
-    share = f"at most {_severity(worst):.2g} of the tolerance ({worst.case}.{worst.output})"
+    share = f"at most {severity(worst):.2g} of the tolerance ({worst.case}.{worst.output})"
     return f"{report.name}: ok, {len(report.comparisons)} outputs compared{left}; {what}, {share}"
 
 
-def _largest(comparisons: Sequence[Comparison]) -> float:
+def largest(comparisons: Sequence[Comparison]) -> float:
+    """Return the largest difference of some comparisons, NaN where no output has one.
+
+    Args:
+        comparisons: Any.
+    """
     return max((c.difference for c in comparisons if c.difference == c.difference), default=float("nan"))
