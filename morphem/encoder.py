@@ -10,10 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from morphem import features, weights
@@ -22,18 +20,18 @@ from morphem.channels.base import ChannelStrategy
 from morphem.domains import Domain, Stated, to_domain
 from morphem.engine import engine
 from morphem.errors import ConfigError, DataError, WeightsError
-from morphem.features import COMBINES, Combine, FeatureTable
+from morphem.features import Combine, FeatureTable
 from morphem.geometry import Fit, Geometry
 from morphem.normalizers import Normalizer, SelfNormalize
 from morphem.pieces import Pieces, cut, mean_rows
 from morphem.pixels import Planes, resolve_channels, select_images, split_images
 from morphem.recipe import Recipe
+from morphem.rows import check_combine, table_columns
 from morphem.spec import Configurable, from_spec, to_spec
 from morphem.types import ChannelBatch
 
 FORMAT_VERSION = 1
 _CHUNK_PLANES = 64
-_SHORTEST = 1e-12  # a row that is not scaled to length 1: it is zero
 
 
 @contextmanager
@@ -349,45 +347,3 @@ def encoder_from_config(config: Mapping[str, Any], source: str) -> Encoder:
     own = {"format_version", "library", "morphem_version", "spec", "embed_dim", "columns", "weights_sha256"}
     encoder.card = {key: value for key, value in config.items() if key not in own}
     return encoder
-
-
-def check_combine(encoder: Encoder, combine: str) -> None:
-    """Check that a way of combining channels exists and has an effect.
-
-    Raises:
-        ConfigError: If it is unknown, or the encoder gives one embedding per image and it is not `concat`.
-    """
-    if combine not in COMBINES:
-        raise ConfigError(f"combine='{combine}' must be one of {', '.join(COMBINES)}.")
-    if not encoder.per_channel and combine != "concat":
-        raise ConfigError(
-            f"combine='{combine}' has no effect on {type(encoder.channels).__name__}, which gives one embedding per "
-            "image; leave it at 'concat'."
-        )
-
-
-def table_columns(
-    encoder: Encoder,
-    values: NDArray[np.float32],
-    channel_types: Sequence[Sequence[str]],
-    combine: Combine,
-    unit_length: bool | None = None,
-) -> tuple[NDArray[np.float32], tuple[str, ...], tuple[dict[str, Any], ...]]:
-    """Turn what `Encoder.features` gives into the rows of a table, their column names and the dictionary.
-
-    Args:
-        encoder: Gave the values.
-        values: (P, D) or (N, D).
-        channel_types: For each of N images the type of each plane, in panel order.
-        combine: See `Encoder.embed`.
-        unit_length: Whether to scale rows to length 1; as the encoder's recipe says where not given.
-    """
-    if encoder.per_channel:
-        labels = [features.channel_labels(image) for image in channel_types]
-        values, columns, dictionary = features.combine_channels(values, labels, combine)
-    else:
-        columns, dictionary = features.feature_columns(["image"], encoder.embed_dim, "image")
-    if encoder.recipe.unit_length if unit_length is None else unit_length:
-        lengths = np.linalg.norm(values, axis=1, keepdims=True)
-        values = values / np.maximum(lengths, _SHORTEST)
-    return values, columns, dictionary

@@ -19,10 +19,11 @@ from morphem.data.pixel_kinds import PIXEL_KINDS, PixelKind
 from morphem.data.plan import CropPlan, check_one_set, spans
 from morphem.data.reading import CropReader, Read
 from morphem.data.shards import ShardSet
-from morphem.encoder import Encoder, check_combine, evaluating, table_columns
+from morphem.encoder import Encoder, evaluating
 from morphem.engine import Features, engines, split_crops
 from morphem.errors import ConfigError, DataError, MorphemError
 from morphem.features import Combine, FeatureTable
+from morphem.rows import check_combine, table_columns
 from morphem.types import ChannelBatch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
