@@ -42,6 +42,7 @@ _TRAININGS = {
     "ViT-ProtS-Pool": "contrast of proteins",
 }
 _BUCKET = "https://czi-subcell-public.s3.amazonaws.com/models"
+_RELEASED_WIDTH = 768
 _PARTS = ("query", "key", "value")
 _PROJECTION = "encoder.embeddings.patch_embeddings.projection.weight"
 _ATTENTION = "pool_model.attention.weight"
@@ -104,7 +105,8 @@ class SubCell(Pretrained):
             stain may take the place of the protein, as in CHAMMI-75's benchmark on Cell Painting.
         pairs: With a file of two channels, images of more: the nucleus is paired with each of these channels, and the
             embeddings of all pairs stand side by side, as CHAMMI-75's benchmark does.
-        n_heads: Attention heads of the transformer.
+        n_heads: Attention heads of the transformer; where not given, the 12 of the releases, whose width is 768, and
+            files of other widths are refused.
         layer_norm_eps: Of the transformer.
 
     Raises:
@@ -117,7 +119,7 @@ class SubCell(Pretrained):
         self,
         channels: Sequence[str] | None = None,
         pairs: Sequence[str] = (),
-        n_heads: int = 12,
+        n_heads: int | None = None,
         layer_norm_eps: float = 1e-12,
     ) -> None:
         if pairs and channels is not None and len(channels) != 2:
@@ -125,7 +127,7 @@ class SubCell(Pretrained):
                 f"subcell: pairs={list(pairs)} needs the file of two channels, but channels names {len(channels)}; "
                 "take a bg file, or leave pairs out."
             )
-        if n_heads < 1:
+        if n_heads is not None and n_heads < 1:
             raise ConfigError(f"subcell: n_heads={n_heads} must be at least 1.")
         self.channels = None if channels is None else tuple(channels)
         self.pairs = tuple(pairs)
@@ -174,7 +176,7 @@ class SubCell(Pretrained):
             image_size_px=round((tensors[_POSITIONS].shape[1] - 1) ** 0.5) * patch,
             embed_dim=width,
             depth=max(1, depth_of(tensors, "encoder.encoder.layer.")),
-            n_heads=self.n_heads,
+            n_heads=self._heads(width, source),
             qkv_bias=any(name.endswith("attention.attention.query.bias") for name in tensors),
             layer_norm_eps=self.layer_norm_eps,
             mlp_ratio=None if mlp is None else mlp_ratio(len(mlp), width),
@@ -187,6 +189,16 @@ class SubCell(Pretrained):
                 raise WeightsError(f"{source} takes {n_channels} channels; pairs needs the file of two (bg).")
             return PairedChannels(backbone, anchor, self.pairs, pooling)
         return PooledChannels(backbone, self._named(n_channels, source), pooling)
+
+    def _heads(self, width: int, source: str) -> int:
+        heads = 12 if self.n_heads is None and width == _RELEASED_WIDTH else self.n_heads
+        if heads is None or width % heads:
+            given = "no shape shows its attention heads" if heads is None else f"n_heads={heads} does not divide it"
+            raise WeightsError(
+                f"{source} has a width of {width}, not the {_RELEASED_WIDTH} of the releases, and {given}; "
+                "give the right n_heads."
+            )
+        return heads
 
     def _named(self, n_channels: int, source: str) -> tuple[str, ...]:
         released = [tuple(CHANNELS[x] for x in letters) for letters in _SETS.values() if len(letters) == n_channels]

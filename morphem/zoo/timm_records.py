@@ -61,8 +61,9 @@ _RELEASES = (
 def _record(release: _Release) -> Record:
     width, n_heads = _WIDTHS[release.size]
     facts: dict[str, object] = {"n_heads": n_heads}
-    if release.kind in ("dinov2 reg", "supervised"):
-        facts |= {"position_offset": 0.0, "position_antialias": True}
+    if release.kind != "dinov3":
+        as_timm = release.kind in ("dinov2 reg", "supervised")
+        facts |= {"position_offset": 0.0 if as_timm else 0.1, "position_antialias": as_timm}
     if release.kind == "supervised":
         facts |= {"mean": _HALVES, "std": _HALVES}
     colours = "0.5 / 0.5" if release.kind == "supervised" else "ImageNet's"

@@ -30,6 +30,7 @@ from morphem.zoo.timm_records import RECORDS
 
 _PROJECTION = "patch_embed.proj.weight"
 _NEEDED = (_PROJECTION, "cls_token", "norm.weight")
+_RELEASED_HEADS = {384: 6, 768: 12, 1024: 16}
 _LEFT_OUT = ("head.", "head_dist.", "mask_token")
 Brightness = Literal["image_maximum", "full_scale"]
 
@@ -38,41 +39,45 @@ class TimmViTs(Pretrained):
     """Transformers on three colours; classifiers (`head.*`) and the mask token are left out.
 
     Args:
-        n_heads: Attention heads: 6 for ViT-S, 12 for ViT-B, 16 for ViT-L.
-        mean: Subtracted from red, green and blue after pixels were brought to 0 .. 1.
-        std: What they are divided by then.
-        position_offset: How positions are resampled for sizes other than the trained one; see `VisionTransformer`. DINO
-            and DINOv2 without registers: 0.1; DINOv2 with registers, and timm: 0.
-        position_antialias: The same. DINOv2 with registers, and timm: True.
-        layer_norm_eps: Of all normalisations; DINOv3 has 1e-5 whatever is said here.
+        n_heads: Attention heads; where not given, of a width of 384, 768 or 1024 the 6, 12 or 16 of the releases, and
+            files of other widths are refused.
+        mean: Subtracted from red, green and blue after pixels were brought to 0 .. 1. Where not given, ImageNet's;
+            files with a classifier are refused then, because supervised networks differ in it.
+        std: What they are divided by then; given together with `mean`.
+        position_offset: How positions are resampled for sizes other than the trained one; see `VisionTransformer`.
+            Where not given, as the releases do: 0.1, and 0 for DINOv2 with registers. timm resamples with 0.
+        position_antialias: The same: False, and True for DINOv2 with registers. timm resamples with True.
+        layer_norm_eps: Of all normalisations; 1e-6 where not given. Without effect on DINOv3, which has 1e-5.
         input_size_px: Planes are resized to this side, bilinearly with antialiasing.
         brightness: What becomes 1: `image_maximum`, the brightest pixel of all channels of the image (CHAMMI-75);
             `full_scale`, 255 (the ImageNet baseline of uniDINO's paper, with mean 0 and std 1).
 
     Raises:
-        ConfigError: If `brightness` is neither, or `n_heads` is below 1.
+        ConfigError: If `brightness` is neither, `n_heads` is below 1, or one of `mean` and `std` is missing.
     """
 
     records: ClassVar[tuple[Record, ...]] = RECORDS
 
     def __init__(
         self,
-        n_heads: int = 6,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        position_offset: float = 0.1,
-        position_antialias: bool = False,
-        layer_norm_eps: float = 1e-6,
+        n_heads: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        position_offset: float | None = None,
+        position_antialias: bool | None = None,
+        layer_norm_eps: float | None = None,
         input_size_px: int = 224,
         brightness: Brightness = "image_maximum",
     ) -> None:
         if brightness not in ("image_maximum", "full_scale"):
             raise ConfigError(f"timm_vits: brightness='{brightness}' must be 'image_maximum' or 'full_scale'.")
-        if n_heads < 1:
+        if n_heads is not None and n_heads < 1:
             raise ConfigError(f"timm_vits: n_heads={n_heads} must be at least 1.")
+        if (mean is None) != (std is None):
+            raise ConfigError("timm_vits: give mean and std together.")
         self.n_heads = n_heads
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.mean = None if mean is None else tuple(mean)
+        self.std = None if std is None else tuple(std)
         self.position_offset = position_offset
         self.position_antialias = position_antialias
         self.layer_norm_eps = layer_norm_eps
@@ -111,9 +116,14 @@ class TimmViTs(Pretrained):
             backbone, form = self._dinov3(tensors, source)
         else:
             backbone, form = self._plain(tensors, source)
+        if self.mean is None and any(name.startswith("head.") for name in checkpoint.content):
+            raise WeightsError(
+                f"{source} has a classifier (head.*), and supervised networks differ in what was done to colours; give "
+                "mean and std: 0.5 each for timm's augreg networks, ImageNet's for DeiT."
+            )
         at_full_scale = self.brightness == "full_scale"
         encoder = Encoder(
-            RGBBagOfChannels(backbone, self.mean, self.std),
+            RGBBagOfChannels(backbone, self.mean or IMAGENET_MEAN, self.std or IMAGENET_STD),
             Chain([Divide(255.0)]) if at_full_scale else Chain([], input_domain="any"),
             input_size_px=self.input_size_px,
             after_resize=None if at_full_scale else JointMaximum(),
@@ -130,45 +140,66 @@ class TimmViTs(Pretrained):
         form += ", no class row" if zero_class_row(ours) else ""
         width, n_channels, patch, _ = ours[_PROJECTION].shape
         mlp = ours.get("blocks.0.mlp.fc1.weight")
+        with_registers = "reg_token" in ours
+        offset = 0.0 if with_registers else 0.1
         network = VisionTransformer(
             "vit_small_patch16_224",
             patch_size_px=patch,
             image_size_px=round((ours["pos_embed"].shape[1] - 1) ** 0.5) * patch,
             embed_dim=width,
             depth=len({name.split(".")[1] for name in ours if name.startswith("blocks.")}),
-            n_heads=self.n_heads,
+            n_heads=self._heads(width, source),
             in_channels=n_channels,
-            registers=ours["reg_token"].shape[1] if "reg_token" in ours else 0,
+            registers=ours["reg_token"].shape[1] if with_registers else 0,
             layer_scale=1.0 if "blocks.0.ls1.gamma" in ours else None,
             qkv_bias="blocks.0.attn.qkv.bias" in ours,
-            layer_norm_eps=self.layer_norm_eps,
+            layer_norm_eps=1e-6 if self.layer_norm_eps is None else self.layer_norm_eps,
             mlp_ratio=None if mlp is None else mlp_ratio(len(mlp), width),
-            position_offset=self.position_offset,
-            position_antialias=self.position_antialias,
+            position_offset=offset if self.position_offset is None else self.position_offset,
+            position_antialias=with_registers if self.position_antialias is None else self.position_antialias,
         )
         weights.load_strictly(network.network, ours, source)
         return network, form
 
+    def _heads(self, width: int, source: str) -> int:
+        """Return the attention heads, as given or as released networks of a width have them."""
+        heads = _RELEASED_HEADS.get(width) if self.n_heads is None else self.n_heads
+        if heads is None:
+            raise WeightsError(
+                f"{source} has a width of {width}, which no released network has, and no shape shows its attention "
+                "heads; give n_heads."
+            )
+        if width % heads:
+            raise WeightsError(f"{source}: n_heads={heads} does not divide the width {width}; give the right n_heads.")
+        return heads
+
     def _dinov3(self, tensors: dict[str, Tensor], source: str) -> tuple[AnyTimm, str]:
         """Build a DINOv3 transformer, timm's own; return it with the form of its file."""
+        settings = (self.position_offset, self.position_antialias, self.layer_norm_eps)
+        if any(value is not None for value in settings):
+            raise ConfigError(
+                f"position_offset, position_antialias and layer_norm_eps have no effect on {source}, a DINOv3 network; "
+                "leave them out."
+            )
         width, n_channels, patch, _ = tensors[_PROJECTION].shape
-        if width % (4 * self.n_heads):
+        n_heads = self._heads(width, source)
+        if width % (4 * n_heads):
             raise WeightsError(
-                f"{source}: n_heads={self.n_heads} does not give heads of a multiple of 4 numbers in a width of {width}"
+                f"{source}: n_heads={n_heads} does not give heads of a multiple of 4 numbers in a width of {width}"
                 ", which DINOv3's rotary positions need; give the right n_heads."
             )
-        form, ours = dinov3_from_authors(tensors, self.n_heads, source)
-        settings = {
+        form, ours = dinov3_from_authors(tensors, n_heads, source)
+        arguments = {
             "patch_size": patch,
             "embed_dim": width,
             "depth": len({name.split(".")[1] for name in ours if name.startswith("blocks.")}),
-            "num_heads": self.n_heads,
+            "num_heads": n_heads,
             "num_reg_tokens": ours["reg_token"].shape[1],
             "global_pool": "token",
             "dynamic_img_size": True,
         }
         biased = "_qkvb" if "blocks.0.attn.q_bias" in ours else ""
-        network = AnyTimm(f"vit_small_patch16_dinov3{biased}", in_channels=n_channels, settings=settings)
+        network = AnyTimm(f"vit_small_patch16_dinov3{biased}", in_channels=n_channels, settings=arguments)
         weights.load_strictly(network.network, ours, source)
         return network, form
 

@@ -147,6 +147,13 @@ def test_images_smaller_than_a_patch_are_refused() -> None:
         SubCell(n_heads=4).convert(checkpoint(2)).embed(_image(2, 12), ["nucleus", "protein"])
 
 
+def test_heads_are_never_guessed() -> None:
+    with pytest.raises(WeightsError, match="a width of 24, not the 768 of the releases, and no shape shows"):
+        SubCell().convert(checkpoint(2))
+    with pytest.raises(WeightsError, match="n_heads=5 does not divide it"):
+        SubCell(n_heads=5).convert(checkpoint(2))
+
+
 def test_three_channels_have_to_be_named() -> None:
     with pytest.raises(WeightsError, match=r"does not say what its 3 channels show; give channels=\['microtubules'"):
         SubCell(n_heads=4).convert(checkpoint(3))
@@ -237,7 +244,7 @@ def test_a_wrong_number_of_heads_or_epsilon_is_seen(golden: Path) -> None:
     record, content = read_record(golden, "subcell_bg"), read_checkpoint(golden, "subcell_bg")
     tensors = load_file(golden / "subcell_bg.golden.safetensors")
     inputs = {"images": tensors["other_size.images"]}
-    for family in (SubCell(n_heads=6), SubCell(layer_norm_eps=1e-6)):
+    for family in (SubCell(n_heads=6), SubCell(n_heads=12, layer_norm_eps=1e-6)):
         encoder: Encoder = family.convert(content).double()
         found = family.replay(encoder, content, record, "other_size", inputs)["features"]
         assert float((found - tensors["other_size.features_f64"]).abs().max()) > 10 * FLOAT64

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import morphem
+from morphem.channels.rgb_bag import IMAGENET_MEAN, IMAGENET_STD
 from morphem.errors import ConfigError, WeightsError
 from morphem.testing import check_file
 from morphem.zoo.base import Checkpoint
@@ -16,6 +17,7 @@ from morphem.zoo.timm_vits import TimmViTs
 from tests.zoo.golden_replay import assert_round_trip, differences, meta_checkpoint, read_checkpoint, read_record
 
 SIDE = 32
+PLAIN: dict[str, Any] = {"position_antialias": False}
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 4}
 
 
@@ -84,12 +86,14 @@ def test_features_are_timms_own(name: str, settings: dict[str, Any], facts: dict
         name, pretrained=False, num_classes=0, dynamic_img_size=True, **SMALL, **settings
     ).eval()
     network.load_state_dict(_randomised(network))
-    family = _family(position_offset=0.0, position_antialias=True, **facts)
+    resampling = {} if "dinov3" in name else {"position_offset": 0.0, "position_antialias": True}
+    family = _family(**resampling, **facts)
     encoder = assert_round_trip(family, Checkpoint(dict(network.state_dict()), Path(name)))
     side = family.input_size_px
     image = _image(2, side, side)
     shown = torch.from_numpy(image).float()[:, None].expand(-1, 3, -1, -1) / image.max()
-    mean, std = (torch.tensor(values)[:, None, None] for values in (family.mean, family.std))
+    colours = (family.mean or IMAGENET_MEAN, family.std or IMAGENET_STD)
+    mean, std = (torch.tensor(values)[:, None, None] for values in colours)
     with torch.no_grad():
         expected = network((shown - mean) / std)
     found = encoder.embed(image, ["actin", "nucleus"], combine="none").values
@@ -100,7 +104,35 @@ def test_a_classifier_and_a_mask_token_are_left_out() -> None:
     content = _file("vit_small_patch16_224", img_size=32)
     assert "head.weight" in content.content
     more = Checkpoint({**content.content, "mask_token": torch.zeros(1, 32)}, content.path)
-    assert "head.weight" not in _family().to_authors(_family().convert(more))
+    family = _family(mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert "head.weight" not in family.to_authors(family.convert(more))
+    with pytest.raises(WeightsError, match=r"has a classifier \(head.\*\), and supervised networks differ"):
+        _family().convert(more)
+    with pytest.raises(ConfigError, match="give mean and std together"):
+        _family(mean=(0.5,) * 3)
+
+
+def test_heads_are_never_guessed() -> None:
+    content = _file("vit_small_patch16_224", img_size=32, num_classes=0)
+    with pytest.raises(WeightsError, match="a width of 32, which no released network has"):
+        TimmViTs().convert(content)
+    with pytest.raises(WeightsError, match="n_heads=5 does not divide the width 32"):
+        _family(n_heads=5).convert(content)
+    with pytest.raises(ConfigError, match="n_heads=0 must be at least 1"):
+        _family(n_heads=0)
+
+
+def test_settings_without_effect_on_dinov3_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"have no effect on .*, a DINOv3 network"):
+        _family(layer_norm_eps=1e-6).convert(_file("vit_small_patch16_dinov3"))
+
+
+def test_registers_say_how_positions_are_resampled(golden: Path) -> None:
+    content, image = read_checkpoint(golden, "dinov2_boc"), _image(1, 224, 224)
+    told = TimmViTs.from_golden(read_record(golden, "dinov2_boc"))
+    assert told is not None
+    expected = told.convert(content).embed(image, ["nucleus"]).values
+    np.testing.assert_array_equal(TimmViTs(6).convert(content).embed(image, ["nucleus"]).values, expected)
 
 
 def test_blocks_in_chunks_are_numbered_through() -> None:
@@ -144,8 +176,10 @@ def test_files_of_dinov3s_authors_give_the_encoder_of_timms_file() -> None:
     np.testing.assert_array_equal(*tables)
     with pytest.raises(WeightsError, match="rotary positions of other periods"):
         _family().convert(Checkpoint({**theirs, "rope_embed.periods": periods(8) * 2}, Path("dinov3")))
-    with pytest.raises(WeightsError, match="n_heads=3 does not give heads of a multiple of 4 numbers in a width of 32"):
-        _family(n_heads=3).convert(Checkpoint(ours, Path("dinov3")))
+    with pytest.raises(
+        WeightsError, match="n_heads=16 does not give heads of a multiple of 4 numbers in a width of 32"
+    ):
+        _family(n_heads=16).convert(Checkpoint(ours, Path("dinov3")))
 
 
 @pytest.mark.parametrize(("name", "settings", "facts"), FILES)
@@ -154,7 +188,7 @@ def test_the_contract_of_families_is_kept(name: str, settings: dict[str, Any], f
 
 
 def test_the_brightest_pixel_of_all_channels_becomes_one() -> None:
-    encoder, image = _family().convert(_file("vit_small_patch16_224", img_size=32)), _image(2, 32, 32)
+    encoder, image = _family().convert(_file("vit_small_patch16_224", img_size=32, num_classes=0)), _image(2, 32, 32)
     table = encoder.embed(image, ["actin", "nucleus"]).values
     np.testing.assert_allclose(
         encoder.embed(image.astype(np.uint16) * 9, ["actin", "nucleus"]).values, table, atol=1e-5
@@ -165,7 +199,7 @@ def test_the_brightest_pixel_of_all_channels_becomes_one() -> None:
 
 
 def test_full_scale_is_the_named_alternative() -> None:
-    content = _file("vit_small_patch16_224", img_size=32)
+    content = _file("vit_small_patch16_224", img_size=32, num_classes=0)
     encoder = _family(brightness="full_scale", mean=(0, 0, 0), std=(1, 1, 1)).convert(content)
     image = _image(2, 32, 32)
     alone = encoder.embed(image[:1], ["actin"]).values
@@ -175,7 +209,7 @@ def test_full_scale_is_the_named_alternative() -> None:
 
 
 def test_a_black_image_has_an_embedding() -> None:
-    encoder = _family().convert(_file("vit_small_patch16_224", img_size=32))
+    encoder = _family().convert(_file("vit_small_patch16_224", img_size=32, num_classes=0))
     assert np.isfinite(encoder.embed(np.zeros((1, 32, 32), np.uint8), ["actin"]).values).all()
 
 
@@ -184,7 +218,7 @@ def test_networks_of_one_channel_are_not_recognised() -> None:
 
 
 def test_what_does_not_match_is_refused_by_name() -> None:
-    content = dict(_file("vit_small_patch16_224", img_size=32).content)
+    content = dict(_file("vit_small_patch16_224", img_size=32, num_classes=0).content)
     with pytest.raises(WeightsError, match=r"1 unexpected \(blocks.0.extra\)"):
         _family().convert(Checkpoint({**content, "blocks.0.extra": torch.zeros(1)}, Path("x")))
     del content["blocks.1.norm2.bias"]
@@ -201,9 +235,5 @@ def test_heads_and_resampling_change_the_numbers_although_shapes_fit(golden: Pat
     assert right is not None
     image = _image(1, 224, 224)
     expected = right.convert(content).embed(image, ["nucleus"]).values
-    for family in (
-        TimmViTs(3, position_offset=0.0, position_antialias=True),
-        TimmViTs(6),
-        TimmViTs(6, position_offset=0),
-    ):
+    for family in (TimmViTs(3), TimmViTs(6, position_antialias=False), TimmViTs(6, position_offset=0.1, **PLAIN)):
         assert np.abs(family.convert(content).embed(image, ["nucleus"]).values - expected).max() > 1e-3
