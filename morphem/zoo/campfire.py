@@ -46,8 +46,8 @@ def _record(name: str, what: str, facts: dict[str, Any]) -> Record:
         summary=f"Campfire, channel-agnostic masked autoencoder, ViT-L/14 on JUMP-CP source 3, {what}: 1024 features",
         location=ByHand(
             "https://github.com/GSK-AI/campfire/releases/tag/v1.0.0",
-            "the checkpoint attached to release v1.0.0",
-            "Download it from the release.",
+            "campfire.ckpt",
+            "Download the checkpoint that is attached to release v1.0.0, and give it this name.",
         ),
         license="Apache-2.0",
         restricted=False,

@@ -84,8 +84,8 @@ class ChAdaViT(Pretrained):
             "Lightning checkpoint",
             ByHand(
                 "https://drive.google.com/file/d/1SUfUwerHJlf0vo9mdgM0mRn9TNZkaqXl",
-                "weights.ckpt (md5 e8a24ac58b8e34bdce10e0024d507f2e)",
-                "Download it from the address in the authors' notebook HOW_TO_USE.ipynb.",
+                "weights.ckpt",
+                "Download it from the address in the authors' notebook; its md5 is e8a24ac58b8e34bdce10e0024d507f2e.",
             ),
             "student",
         ),

@@ -19,7 +19,7 @@ from morphem.pixel_steps import ZScore
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
 from morphem.zoo.channel_tokens import Channels, Layout, channel_attention
 from morphem.zoo.data_sets import named
-from morphem.zoo.replaying import altered, embed, entering, every_nth, is_of
+from morphem.zoo.replaying import altered, as_published, embed, entering, every_nth, is_of
 
 _LAYOUT = Layout("patch_embed.channel_tokens", "map")
 _PREFIXES = {"student": "module.backbone.", "teacher": "backbone."}
@@ -30,19 +30,18 @@ _MAP = "channel_map.json"
 
 def _record(method: str, size: str, dim: int, n_heads: int, exported: Literal["student", "only"]) -> Record:
     name = {"dino": "DINO", "mae": "MAE", "simclr": "SimCLR"}[method]
-    entry = "student" if method == "dino" else "model_state_dict"
     again = ", then once more per plane (eps 1e-5)" if method == "mae" else ""
     return Record(
         name=f"chammi75-channelvit-{method}-{size}",
         summary=f"{name}, channel attention, ViT-{size[0].upper()}/16 on CHAMMI-75: {dim} features per image",
         location=ByHand(
             "https://github.com/CaicedoLab/CHAMMI-75",
-            f"checkpoint with the entry '{entry}'",
+            "checkpoint.pth",
             f"Train it with the authors' code, or ask them for the file; put its {_MAP} beside it.",
         ),
         license="MIT",
         restricted=False,
-        citation="CHAMMI-75, Caicedo lab 2025",
+        citation="CHAMMI-75, https://arxiv.org/abs/2512.20833",
         source="https://github.com/CaicedoLab/CHAMMI-75 at b84a4ec9",
         exported=exported,
         input_domain="uint8",
@@ -66,6 +65,7 @@ class Chammi75Channels(Pretrained):
         channel_map: Number of each channel type, where no `channel_map.json` lies beside the file.
         padded_channels: Repeat what the authors' code does to the smaller images of a batch; see `ChannelAttention`.
         padding_seen: Whether they see the padding, as in the DINO network; see there too.
+        accidental_positions: Also repeat what the authors' code does by accident; see `ChannelAttention`.
     """
 
     records: ClassVar[tuple[Record, ...]] = (
@@ -84,6 +84,7 @@ class Chammi75Channels(Pretrained):
         channel_map: Mapping[str, int] | None = None,
         padded_channels: int | None = None,
         padding_seen: bool = False,
+        accidental_positions: bool = False,
     ) -> None:
         self.n_heads = n_heads
         self.network = network
@@ -91,6 +92,7 @@ class Chammi75Channels(Pretrained):
         self.channel_map = channel_map
         self.padded_channels = padded_channels
         self.padding_seen = padding_seen
+        self.accidental_positions = accidental_positions
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
@@ -116,6 +118,7 @@ class Chammi75Channels(Pretrained):
             f"{source} ({self.network})" if nested else source,
             padded_channels=self.padded_channels,
             padding_seen=self.padding_seen,
+            accidental_positions=self.accidental_positions,
         )
         again = self.inner_normalisation
         again = any(name.startswith("decoder.") for name in everything) if again is None else again
@@ -151,7 +154,10 @@ class Chammi75Channels(Pretrained):
         case: str,
         inputs: Mapping[str, Any],
     ) -> dict[str, Tensor]:
-        """Compute a case: through the wrapper where channels have names, else the network on images at their size."""
+        """Compute a case: through the wrapper where channels have names, else the network on images at their size.
+
+        Positions are those of the authors at every size, accidents included (see `ChannelAttention`).
+        """
         images = list(inputs["images"])
         if "channel_id_lists" in inputs:
             return self._mixed(encoder, images, record, inputs["channel_id_lists"])
@@ -159,6 +165,7 @@ class Chammi75Channels(Pretrained):
             channels: list[list[Any]] = [inputs["channels"]] * len(images)
         else:
             channels = inputs["channel_ids"].tolist()
+        encoder = as_published(encoder)
         backbone: Any = encoder.channels.backbone
         resize = "channels" in inputs
         result, tokens = entering(backbone.network.blocks[0], lambda: embed(encoder, images, channels, resize=resize))

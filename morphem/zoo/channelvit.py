@@ -20,7 +20,7 @@ from morphem.normalizers import DatasetNormalize, Normalizer
 from morphem.zoo.base import Checkpoint, Pretrained, Record, WebFile
 from morphem.zoo.channel_tokens import Layout, channel_attention
 from morphem.zoo.data_sets import BY_COUNT, DATA_SETS, DataSet, data_set, from_record
-from morphem.zoo.replaying import altered, embed, entering, every_nth, is_of
+from morphem.zoo.replaying import altered, as_published, embed, entering, every_nth, is_of
 
 _RELEASE = "https://github.com/insitro/ChannelViT/releases/download/v1.0.0/"
 _LAYOUTS = {
@@ -154,7 +154,8 @@ class ChannelViT(Pretrained):
         """Take heads, channels and statistics of the record."""
         if not is_of(record, "ChannelViT ", "channelvit_"):
             return None
-        return cls(record["constructor"]["num_heads"], from_record(record))
+        constructor = record["constructor"]
+        return cls(constructor["num_heads"], from_record(record, constructor["in_chans"]))
 
     def replay(
         self,
@@ -167,14 +168,13 @@ class ChannelViT(Pretrained):
         """Compute a case; the images are normalised by the statistics of their numbers.
 
         The class without sampling reads the numbers of the first image for all, and its records take statistics by the
-        place of a plane: both are put into words for our encoder, which does neither.
+        place of a plane: both are put into words for our encoder, which does neither. `accidental_positions` is on.
         """
         images, numbers = list(inputs["images"]), inputs["channel_ids"].tolist()
         if encoder.card["table"] == "map":
             numbers = numbers[:1] * len(images)
             encoder = altered(encoder, normalizer=self._by_place(record, numbers[0]))
-        if case == "accidental_grid_match":
-            encoder = altered(encoder, channels=altered(encoder.channels, accidental_positions=True))
+        encoder = as_published(encoder)
         backbone: Any = encoder.channels.backbone
         result, tokens = entering(backbone.network.blocks[0], lambda: embed(encoder, images, numbers, resize=False))
         return {"features": result, "tokens_embedded": every_nth(tokens, record, case)}
@@ -182,9 +182,9 @@ class ChannelViT(Pretrained):
     @staticmethod
     def _by_place(record: Mapping[str, Any], numbers: list[int]) -> Normalizer:
         """Return a normaliser that gives each channel the statistics of its place in the image."""
-        own = from_record(record)
+        own = from_record(record, record["constructor"]["in_chans"])
         types = [own.types[number] for number in numbers]
-        mean, std = (dict(zip(types, values, strict=False)) for values in (own.mean, own.std))
+        mean, std = (dict(zip(types, record["normalisation"][key], strict=False)) for key in ("mean", "std"))
         return DatasetNormalize(mean, std, own.divide_by)
 
     def _layout(self, tensors: Mapping[str, Tensor], source: str) -> Layout:

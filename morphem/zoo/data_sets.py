@@ -179,16 +179,17 @@ def data_set(name: str | DataSet) -> DataSet:
     return DATA_SETS[name]
 
 
-def from_record(record: Mapping[str, Any]) -> DataSet:
+def from_record(record: Mapping[str, Any], n_channels: int | None = None) -> DataSet:
     """Return the data set that a golden record describes.
 
     Args:
         record: With `normalisation` (`mean` and `std`, one for each channel), a `recipe` in words, and the names of the
             channels under `channel_vocabulary`; without these, names are those of the known data set of as many
             channels, or numbers.
+        n_channels: How many of the statistics belong to channels of the encoder; all where not given.
     """
-    mean, std = (tuple(float(value) for value in record["normalisation"][key]) for key in ("mean", "std"))
+    mean, std = (tuple(float(value) for value in record["normalisation"][key][:n_channels]) for key in ("mean", "std"))
     known = BY_COUNT.get(len(mean))
     names = DATA_SETS[known].names if known else tuple(f"channel {number}" for number in range(len(mean)))
     divided = any("divided by 255" in line or "divide by 255" in line for line in record["recipe"])
-    return DataSet(tuple(record.get("channel_vocabulary", names)), mean, std, 255.0 if divided else 1.0)
+    return DataSet(tuple(record.get("channel_vocabulary", names))[: len(mean)], mean, std, 255.0 if divided else 1.0)

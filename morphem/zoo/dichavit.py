@@ -20,7 +20,7 @@ from morphem.pixel_steps import Divide
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
 from morphem.zoo.channel_tokens import Channels, Layout, channel_attention
 from morphem.zoo.data_sets import JUMPCP, DataSet, channel_type, from_record
-from morphem.zoo.replaying import embed, is_of
+from morphem.zoo.replaying import as_published, embed, is_of
 from morphem.zoo.strictness import needed
 
 _PREFIX = "feature_extractor."
@@ -51,14 +51,18 @@ CHAMMI = {
 _ALL_CHAMMI = tuple((name, channel) for name, own in CHAMMI.items() for channel in own.names)
 
 
+def _location(file: str) -> ByHand:
+    return ByHand(
+        "https://drive.google.com/drive/folders/1o9t_vRTbg-933UCQx3OKSI22O4U4h8F0",
+        file,
+        "Download it from the authors' folder, which is linked in their README, and give it this name.",
+    )
+
+
 _BASE = Record(
     name="dichavit-chammi-12",
     summary="DiChaViT-S/16 on CHAMMI, an embedding for each data set and channel: 384 features per image",
-    location=ByHand(
-        "https://drive.google.com/drive/folders/1o9t_vRTbg-933UCQx3OKSI22O4U4h8F0",
-        "checkpoint with the entry 'model_params'",
-        "Download it from the authors' folder, which is linked in the README of their repository.",
-    ),
+    location=_location("dichavit_chammi_12.pt"),
     license="MIT",
     restricted=False,
     citation="Pham and Plummer 2024, Enhancing Feature Diversity Boosts Channel-Adaptive Vision Transformers, NeurIPS",
@@ -84,6 +88,7 @@ class DiChaViT(Pretrained):
             channels are CHAMMI's, and 8 are those of the file's number of classes: 14 in CHAMMI.
         data_set: Of CHAMMI: `Allen`, `HPA` or `CP`, whose channels and statistics plain names then mean; without it
             every channel is named with its set, for example `CP nucleus`.
+        accidental_positions: Also repeat what the authors' code does by accident; see `ChannelAttention`.
     """
 
     records: ClassVar[tuple[Record, ...]] = (
@@ -91,12 +96,14 @@ class DiChaViT(Pretrained):
         replace(
             _BASE,
             name="dichavit-chammi-8",
+            location=_location("dichavit_chammi_8.pt"),
             summary="DiChaViT-S/16 on CHAMMI, embeddings shared by its data sets: 384 features per image",
             channel_rule="8 shared embeddings, named as those of the 12: each data set has statistics of its own",
         ),
         replace(
             _BASE,
             name="dichavit-jumpcp",
+            location=_location("dichavit_jumpcp.pt"),
             summary="DiChaViT-S/16 on JUMP-CP, five stains and bright-field: 384 features per image",
             preparation="values 0 to 255, minus mean, over standard deviation of each channel; no resize",
             channel_rule=f"any of 8 types: {', '.join(JUMPCP.names)}",
@@ -106,7 +113,11 @@ class DiChaViT(Pretrained):
     )
 
     def __init__(
-        self, n_heads: int | None = None, trained_on: str | DataSet | None = None, data_set: str | None = None
+        self,
+        n_heads: int | None = None,
+        trained_on: str | DataSet | None = None,
+        data_set: str | None = None,
+        accidental_positions: bool = False,
     ) -> None:
         if isinstance(trained_on, str) and trained_on not in ("chammi", "jumpcp"):
             raise ConfigError(unknown_name("data that DiChaViT was trained on", trained_on, ("chammi", "jumpcp")))
@@ -117,6 +128,7 @@ class DiChaViT(Pretrained):
         self.n_heads = n_heads
         self.trained_on = trained_on
         self.data_set = data_set
+        self.accidental_positions = accidental_positions
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
@@ -142,11 +154,12 @@ class DiChaViT(Pretrained):
         needed(tensors, (_LAYOUT.table,), source, "DiChaViT encoder")
         count = len(tensors[_LAYOUT.table])
         own = self._trained_on(count, everything, source)
+        options = {"accidental_positions": self.accidental_positions}
         if isinstance(own, DataSet):
-            strategy = channel_attention(tensors, _LAYOUT, own.channels, self.n_heads, source)
+            strategy = channel_attention(tensors, _LAYOUT, own.channels, self.n_heads, source, **options)
             return Encoder(strategy, own.normalizer(), own.input_size_px, own.interpolation).eval()
         channels, normalizer = _chammi(count, self.data_set, source)
-        strategy = channel_attention(tensors, _LAYOUT, channels, self.n_heads, source)
+        strategy = channel_attention(tensors, _LAYOUT, channels, self.n_heads, source, **options)
         return Encoder(
             strategy, Divide(255.0), 224, "bilinear", fit="centre_crop", shorter_side_px=224, after_resize=normalizer
         ).eval()
@@ -173,7 +186,11 @@ class DiChaViT(Pretrained):
         case: str,
         inputs: Mapping[str, Any],
     ) -> dict[str, Tensor]:
-        """Compute a case; logits are the classifier of the file on the features."""
+        """Compute a case; logits are the classifier of the file on the features.
+
+        Positions are those of the authors at every size, accidents included (see `ChannelAttention`).
+        """
+        encoder = as_published(encoder)
         images = list(inputs["images"])
         if "channel_rows" in record:
             name, *rest = case.split("_")

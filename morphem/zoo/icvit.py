@@ -17,7 +17,7 @@ from morphem.encoder import Encoder
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
 from morphem.zoo.channel_tokens import Layout, channel_attention, vision_transformer
 from morphem.zoo.data_sets import JUMPCP, SO2SAT_HARD, DataSet, data_set, from_record
-from morphem.zoo.replaying import embed, is_of
+from morphem.zoo.replaying import as_published, embed, is_of
 from morphem.zoo.single_vit import PROJECTION
 from morphem.zoo.strictness import load_renamed, needed
 
@@ -27,15 +27,17 @@ _OURS = "backbone.network."
 _ALONE = ("cls_token", "pos_embed", PROJECTION, "blocks.0.attn.qkv.weight", "norm.weight")
 _PARTS = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
 _LEFT_OUT = "classifier."
+_CONVERTED = "Take it from the authors' folder, or train it with their code and run convert_dino_checkpoint.py"
+
+
+def _location(file: str, words: str) -> ByHand:
+    return ByHand("https://github.com/shermanlian/IC-ViT", file, f"{words}, and give it this name.")
+
 
 _PRETRAINED = Record(
     name="icvit-jumpcp-pretrained",
     summary="IC-ViT-S/16, DINO on single channels of JUMP-CP: 384 features per channel",
-    location=ByHand(
-        "https://github.com/shermanlian/IC-ViT",
-        "teacher's backbone as convert_dino_checkpoint.py writes it",
-        "Download it from the authors' folder, or train it with their code and convert it.",
-    ),
+    location=_location("icvit_jumpcp_pretrained.pth", _CONVERTED),
     license="MIT",
     restricted=False,
     citation="Lian et al. 2025, Isolated Channel Vision Transformers, arXiv:2503.09826",
@@ -58,6 +60,8 @@ class ICViT(Pretrained):
     Args:
         n_heads: Attention heads, which no shape shows. Where not given, those of the published network of that width.
         data_set: Whose channels and statistics: `jumpcp`, `so2sat_hard` (see `morphem.zoo.data_sets`), or a `DataSet`.
+        accidental_positions: Also repeat what the authors' code does by accident; see `ChannelAttention`. It acts
+            on fine-tuned networks alone.
     """
 
     records: ClassVar[tuple[Record, ...]] = (
@@ -66,10 +70,9 @@ class ICViT(Pretrained):
             _PRETRAINED,
             name="icvit-jumpcp-finetuned",
             summary="IC-ViT-S/16, fine-tuned with labels on all channels of JUMP-CP: 384 features per image",
-            location=ByHand(
-                "https://github.com/shermanlian/IC-ViT",
-                "Lightning checkpoint of main_supervised.py",
-                "Download it from the authors' folder, or train it with their code.",
+            location=_location(
+                "icvit_jumpcp_finetuned.ckpt",
+                "Take the Lightning checkpoint from the authors' folder, or of their main_supervised.py",
             ),
             exported="only",
             pooling="class token after the final LayerNorm",
@@ -78,6 +81,7 @@ class ICViT(Pretrained):
         replace(
             _PRETRAINED,
             name="icvit-so2sat-pretrained",
+            location=_location("icvit_so2sat_pretrained.pth", _CONVERTED),
             summary="IC-ViT-S/8, DINO on single channels of So2Sat, 32 px: 384 features per channel",
             input_domain="unknown",
             native_size_px=32,
@@ -87,9 +91,12 @@ class ICViT(Pretrained):
         ),
     )
 
-    def __init__(self, n_heads: int | None = None, data_set: str | DataSet = "jumpcp") -> None:
+    def __init__(
+        self, n_heads: int | None = None, data_set: str | DataSet = "jumpcp", accidental_positions: bool = False
+    ) -> None:
         self.n_heads = n_heads
         self.data_set = data_set
+        self.accidental_positions = accidental_positions
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
@@ -109,7 +116,8 @@ class ICViT(Pretrained):
         if any(name.startswith(_PREFIX) for name in everything):
             tensors = {name.removeprefix(_PREFIX): value for name, value in everything.items() if _kept(name)}
             strategy: ChannelAttention | NamedBag
-            strategy = channel_attention(tensors, _LAYOUT, own.channels, self.n_heads, source)
+            accidents = {"accidental_positions": self.accidental_positions}
+            strategy = channel_attention(tensors, _LAYOUT, own.channels, self.n_heads, source, **accidents)
         else:
             needed(everything, _ALONE, source, "IC-ViT encoder")
             strategy = NamedBag(vision_transformer(everything, self.n_heads, source), own.types, own.channels.own_names)
@@ -140,10 +148,13 @@ class ICViT(Pretrained):
         case: str,
         inputs: Mapping[str, Any],
     ) -> dict[str, Tensor]:
-        """Compute a case; channels alone are put side by side."""
+        """Compute a case; channels alone are put side by side.
+
+        Positions of several channels are those of the authors at every size, accidents included (`ChannelAttention`).
+        """
         images = list(inputs["images"])
         if "channel_ids" in inputs:
-            return {"features": embed(encoder, images, inputs["channel_ids"].tolist())}
+            return {"features": embed(as_published(encoder), images, inputs["channel_ids"].tolist())}
         return {"features": embed(encoder, images, [inputs["channels"]] * len(images))}
 
 

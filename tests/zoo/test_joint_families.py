@@ -338,6 +338,8 @@ class TestOptions:
         options = {"accidental_positions": True}
         assert self._change(golden, "channelvit_hcs", _image(4, 112), four, **options) > 1e-3
         assert self._change(golden, "channelvit_hcs", _image(3, 112), three, **options) == 0
+        for name in ("dichavit_jumpcp", "icvit_finetuned"):  # 4 x 7 x 7 patches of 16 pixels are as many as 14 x 14
+            assert self._change(golden, name, _image(4, 112), four, **options) > 1e-3
 
     def test_padding_acts_on_images_of_fewer_channels(self, golden: Path) -> None:
         options = {"padded_channels": 2, "padding_seen": True}
