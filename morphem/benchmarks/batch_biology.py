@@ -41,6 +41,8 @@ _LABEL, _BATCH = "Metadata_label", "Metadata_Batch"
 _BATCH_SCORES = ("graph_connectivity", "kbet", "ilisi", "silhouette_batch")
 _BIOLOGY_SCORES = ("clisi", "silhouette_label", "leiden_ari", "leiden_nmi", "map")
 _TABLE = "CHAMMI-75, appendix E"
+RESOLUTIONS = tuple(round(0.1 * i, 1) for i in range(1, 21))
+"""Resolutions of the clustering: 0.1 to 2, as scIB."""
 Doubles = NDArray[np.float64]
 
 
@@ -141,7 +143,7 @@ class BatchBiology(Benchmark):
         correction: Correction = "none",
         n_neighbors: int = 15,
         perplexity: float = 30.0,
-        resolutions: tuple[float, ...] = tuple(round(0.1 * i, 1) for i in range(1, 21)),
+        resolutions: tuple[float, ...] = RESOLUTIONS,
     ) -> None:
         super().__init__(variant, seed)
         if correction not in _CORRECTIONS:
