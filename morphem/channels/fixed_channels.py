@@ -97,12 +97,21 @@ class FixedChannels(ChannelStrategy):
         for image, (first, last) in enumerate(pairwise(batch.offsets.tolist())):
             names = batch.channel_types[first:last]
             if sorted(names) != wanted:
-                raise ChannelError(
-                    f"image '{batch.keys[image]}' has the channels {', '.join(names)}, but this encoder takes exactly "
-                    f"{', '.join(self.channels)}; select images of these channels."
-                )
+                raise ChannelError(self._refusal(batch.keys[image], names))
             rows.append([first + names.index(name) for name in self.channels])
         return torch.tensor(rows, device=batch.offsets.device)
+
+    def _refusal(self, key: str, names: Sequence[str]) -> str:
+        """The sentence for an image of other channels: what it lacks, what is too many, and what to do."""
+        lacking = [name for name in self.channels if name not in names]
+        surplus = [*(name for name in names if name not in self.channels), *repeated(names)]
+        remedy = "; ".join(
+            [f"it lacks {', '.join(lacking)}"] * bool(lacking) + [f"leave out {', '.join(surplus)}"] * bool(surplus)
+        )
+        return (
+            f"image '{key}' has the channels {', '.join(names)}, but this encoder takes exactly "
+            f"{', '.join(self.channels)}; {remedy}."
+        )
 
     def check(self, batch: ChannelBatch) -> None:
         """Refuse images that have not exactly the channels that are named; see `ordered`."""
@@ -215,3 +224,12 @@ def spread(weight: Tensor, n_channels: int) -> Tensor:
         (D, C, ph, pw): the sum over the c channels, divided by C, for each channel.
     """
     return (weight.sum(1, keepdim=True) / n_channels).repeat(1, n_channels, 1, 1)
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Return the names that occur more than once, each once, in order.
+
+    Args:
+        names: Any.
+    """
+    return [name for i, name in enumerate(names) if names.count(name) > 1 and name not in names[:i]]

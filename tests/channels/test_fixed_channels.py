@@ -148,3 +148,18 @@ def test_channels_go_by_number_too() -> None:
     assert [strategy.resolve(name) for name in (0, 1, "DAPI")] == ["nucleus", "actin", "nucleus"]
     with pytest.raises(ChannelError, match=r"channel 2 is none of the 2 of this encoder.*: nucleus, actin"):
         strategy.resolve(2)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["nucleus"], "it lacks actin\\.$"),
+        (["nucleus", "actin", "rna"], "leave out rna\\.$"),
+        (["nucleus", "rna", "r"], "it lacks actin; leave out rna, r\\.$"),
+        (["nucleus", "actin", "actin"], "leave out actin\\.$"),
+    ],
+)
+def test_an_image_of_other_channels_is_told_what_it_lacks_and_what_is_too_many(names: list[str], said: str) -> None:
+    strategy = FixedChannels(VisionTransformer.tiny(), ["nucleus", "actin"])
+    with pytest.raises(ChannelError, match=f"takes exactly nucleus, actin; {said}"):
+        strategy(dense_batch([tuple(names)], size_px=16))
