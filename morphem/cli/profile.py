@@ -70,10 +70,10 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--output '{options.output.name}' must end in one of {', '.join(WRITABLE)}.")
     if options.output.exists() and not options.overwrite:
         raise ConfigError(f"{options.output} exists; give --overwrite to replace it, or another --output.")
-    files = {file.resolve() for path in options.tables for file in list_tables(path)}
+    recipe = Recipe.read(find_config(options.recipe), options.set)
+    files = {file.resolve() for path in options.tables for file in list_tables(path, recipe.features)}
     if options.output.resolve() in files:
         raise ConfigError(f"{options.output} is one of the tables to read; choose another --output.")
-    recipe = Recipe.read(find_config(options.recipe), options.set)
     begin = time.perf_counter()
     table = apply_to_files(options.tables, recipe, _bar)
     check_rows_are_kept(table)

@@ -69,7 +69,7 @@ def apply_to_files(paths: Sequence[str | Path], recipe: Recipe, progress: Progre
         DataError: If a file is damaged, files differ in their features, or rows are not what a step needs.
     """
     recipe.prepare()
-    files = [file for path in paths for file in list_tables(path)]
+    files = [file for path in paths for file in list_tables(path, recipe.features)]
     doubled = {file for file in files if files.count(file) > 1}
     if doubled:
         raise ConfigError(f"'{sorted(doubled)[0]}' is given twice, and its rows would be there twice.")

@@ -129,6 +129,21 @@ def _compiled(metadata: pd.DataFrame, query: str, step: str) -> tuple[pa.Table, 
         raise ConfigError(f"{step}: {fault}") from fault
 
 
+def values_asked(metadata: pd.DataFrame, query: str) -> str:
+    """Return what the columns of a query hold, for an error about a query that matches nothing.
+
+    Args:
+        metadata: Rows of a table.
+        query: As for `select_rows`, and valid.
+    """
+    table, _ = _compiled(metadata, query, "query")
+    parts = []
+    for name in columns_of(query, table.schema):
+        values = sorted(map(str, pc.unique(table.column(name).drop_null()).to_pylist()))
+        parts.append(f"{name} holds {listed(values, 8) if values else 'nothing'}")
+    return "; ".join(parts)
+
+
 def count_unanswered(metadata: pd.DataFrame, query: str) -> int:
     """Return how many rows have no value in a column that a query uses.
 
@@ -217,8 +232,7 @@ def check_channels(metadata: pd.DataFrame, codes: NDArray[np.int64], names: Sequ
         group = int(np.argmax(counts > 1))
         raise DataError(
             f"{step}: a row is one channel plane here, and {names[group]} holds {counts[group]} channels, whose "
-            "features "
-            f"mean different things; add {CHANNEL} to 'by', 'per' or 'batch', or embed with combine='concat' or 'mean'."
+            f"features differ in meaning; name {CHANNEL} in by, per or batch, or embed with combine='concat' or 'mean'."
         )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from morphem.data.wells import normalise_well
 from morphem.errors import ConfigError, DataError, unknown_name
 from morphem.features import FeatureTable
-from morphem.profiles.conventions import PLATE, check_columns, is_metadata, listed, select_rows
+from morphem.profiles.conventions import PLATE, check_columns, is_metadata, listed, select_rows, values_asked
 from morphem.profiles.metadata_files import read_metadata
 from morphem.profiles.settings import as_names, check_choice
 from morphem.profiles.step import Note, Step, check_finite, fit_groups, in_order
@@ -223,7 +223,10 @@ class Filter(Step):
         query = note.controls if self.keep == "controls" else self.keep
         stays = select_rows(table.metadata, query, self.name)
         if not stays.any():
-            raise DataError(f'filter: no row matches "{query}", so nothing would be left; correct the query.')
+            raise DataError(
+                f'filter: no row matches "{query}", so nothing would be left ({values_asked(table.metadata, query)}); '
+                "correct the query."
+            )
         note.details["left_out"] = int((~stays).sum())
         return replace(table, values=table.values[stays], metadata=in_order(table.metadata, stays))
 

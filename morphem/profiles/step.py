@@ -20,6 +20,7 @@ from morphem.profiles.conventions import (
     group_codes,
     listed,
     select_rows,
+    values_asked,
 )
 from morphem.profiles.record import leak_sentence
 
@@ -205,7 +206,10 @@ def fit_groups(table: FeatureTable, samples: str, per: Sequence[str], step: str,
     check_channels(table.metadata, codes, names, step)
     if not per and not chosen.any():
         query = resolve(samples, note)
-        raise DataError(f'{step}: no row matches "{query}", so there is nothing to learn from; correct the query.')
+        raise DataError(
+            f'{step}: no row matches "{query}", so there is nothing to learn from '
+            f"({values_asked(table.metadata, query)}); correct the query."
+        )
     groups = [Group(n, np.flatnonzero(codes == i), np.flatnonzero((codes == i) & chosen)) for i, n in enumerate(names)]
     empty = [group.name for group in groups if not len(group.fit)]
     if empty:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,17 @@ def suffix(path: str | os.PathLike[str]) -> str:
     return next((ending for ending in sorted(READABLE, key=len, reverse=True) if name.endswith(ending)), "")
 
 
-def list_tables(path: str | os.PathLike[str]) -> list[Path]:
+def list_tables(path: str | os.PathLike[str], features: str | Sequence[str] = "infer") -> list[Path]:
     """Return the tables at a path, sorted by name: a file, or a folder of files, one folder deep at most.
 
     Tables of metadata lie beside those of features in published folders; a file without a feature column is left out.
 
     Args:
         path: A file, or a folder.
+        features: `infer`, or names and patterns of the feature columns.
 
     Raises:
+        ConfigError: If the ending of a file is unknown.
         DataError: If nothing is there, or no file holds features.
     """
     path = Path(path)
@@ -56,11 +59,12 @@ def list_tables(path: str | os.PathLike[str]) -> list[Path]:
     if not path.is_dir():
         raise DataError(f"there is no table or folder '{path}'.")
     found = sorted(file for depth in ("*", "*/*") for file in path.glob(depth) if file.is_file() and suffix(file))
-    kept = [file for file in found if suffix(file) == ".h5ad" or any(not is_metadata(n) for n in _feature_names(file))]
+    kept = [file for file in found if suffix(file) == ".h5ad" or _feature_names(file, features)]
     if not kept:
+        looks = f"begin with {', '.join(COMPARTMENTS)}" if features == "infer" else f"match {features}"
         raise DataError(
-            f"no table of '{path}' ({len(found)} files ending in {', '.join(READABLE)}) has columns that begin with "
-            f"{', '.join(COMPARTMENTS)}; give the files by name and say which columns are features."
+            f"no table of '{path}' ({len(found)} files ending in {', '.join(READABLE)}) has columns that {looks}; say "
+            "which columns are features, for example features: ['emb_*']."
         )
     return kept
 
@@ -86,7 +90,7 @@ def read_table(
         ConfigError: If the ending is unknown, AnnData is not installed, or a pattern matches nothing.
         DataError: If a file is damaged, a feature holds a text, or files differ in their features.
     """
-    files = list_tables(path)
+    files = list_tables(path, features)
     tables = [_read_one(file, features) for file in files]
     check_same_columns([(str(file), table.columns) for file, table in zip(files, tables, strict=True)])
     if columns is not None:
@@ -130,10 +134,8 @@ def _open(file: Path) -> pq.ParquetFile:
 
 
 def _read_csv(file: Path, features: str | Sequence[str]) -> pd.DataFrame:
-    names = _feature_names(file)
-    header = _csv_header(file)
-    wanted = set(infer_features(names) if features == "infer" else names)
-    texts = {name: str for name in header if name not in wanted}
+    wanted = set(_feature_names(file, features))
+    texts = {name: str for name in _csv_header(file) if name not in wanted}
     try:
         frame = pd.read_csv(
             file, sep=_separator(file), dtype=texts, keep_default_na=False, na_values=MISSING, low_memory=False
@@ -146,10 +148,19 @@ def _read_csv(file: Path, features: str | Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def _feature_names(file: Path) -> list[str]:
+def _feature_names(file: Path, features: str | Sequence[str]) -> list[str]:
+    """Return the feature columns of a Parquet or CSV file, perhaps none, without reading its rows."""
     if suffix(file) == ".parquet":
-        return infer_features(_open(file).schema_arrow.names)
-    return infer_features(_csv_header(file)) if suffix(file) != ".h5ad" else []
+        schema = _open(file).schema_arrow
+        names, (chosen, _, _) = schema.names, _with_header(schema, features, file)
+    else:
+        names, chosen = _csv_header(file), features
+    others = [name for name in names if not is_metadata(name)]
+    if isinstance(chosen, str):
+        return infer_features(others) if chosen == "infer" else [n for n in others if fnmatchcase(n, chosen)]
+    exact = set(chosen)
+    wild = [pattern for pattern in chosen if any(letter in pattern for letter in "*?[")]
+    return [n for n in others if n in exact or any(fnmatchcase(n, pattern) for pattern in wild)]
 
 
 def _csv_header(file: Path) -> list[str]:

@@ -82,6 +82,7 @@ def test_nothing_is_written_when_a_step_fails(features, tmp_path, capsys):
         capsys, features, "--recipe", "profile_jump.yaml", "--output", output, "--set", "controls=Metadata_Site == 7"
     )
     assert "step 3 of 3, sphere: no row matches" in sentence
+    assert "(Metadata_Site holds 1)" in sentence
     assert not output.exists()
 
 

@@ -205,7 +205,7 @@ def test_channels_are_not_averaged_with_each_other():
     out = Aggregate(by="well")(table)
     assert len(out) == 16
     assert set(out.metadata["Metadata_Channel"]) == {"nucleus", "actin"}
-    with pytest.raises(DataError, match=r"one channel plane here, and P0/A01 holds 2 channels.*add Metadata_Channel"):
+    with pytest.raises(DataError, match=r"one channel plane here, and P0/A01 holds 2 channels.*name Metadata_Channel"):
         Aggregate(by=["Metadata_Plate", "Metadata_Well"])(table)
     with pytest.raises(DataError, match="consensus: a row is one channel plane here"):
         Consensus("Metadata_gene")(out)

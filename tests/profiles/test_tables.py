@@ -213,3 +213,19 @@ def test_a_csv_keeps_every_digit_of_metadata_and_features(tmp_path):
     back = read_table(tmp_path / "a.csv")
     assert set(back.metadata["Metadata_pubchem_cid"]) == {123456789012.5}
     np.testing.assert_array_equal(back.values, table.values)
+
+
+def test_a_folder_of_other_feature_names_is_read_by_pattern(tmp_path):
+    for name in "ab":
+        frame = pd.DataFrame({"Metadata_Plate": [name], "emb_0": [1.5], "loss": ["x"]})
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    (tmp_path / "notes.csv").write_text("note\n1\n")
+    assert read_table(tmp_path, ["emb_*"]).values.tolist() == [[1.5], [1.5]]
+    with pytest.raises(DataError, match=r"no table of .* \(3 files .* has columns that begin with Cells"):
+        read_table(tmp_path)
+
+
+def test_our_own_tables_say_what_their_features_are_whatever_their_names(tmp_path):
+    frame = pd.DataFrame({"Metadata_Plate": ["a"], "emb_0": [1.5]})
+    write_table(from_frame(frame, ["emb_*"]), tmp_path / "a.parquet")
+    assert read_table(tmp_path).columns == ("emb_0",)
