@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from morphem.data.intensities import to_levels
-from morphem.encoder import evaluating
+from morphem.encoder import Encoder, evaluating
 from morphem.errors import DataError
 from morphem.extraction import Extraction
 from morphem.features import FeatureTable, Floats, channel_labels
@@ -133,12 +133,21 @@ def _rows(run: Extraction, told: Any) -> Floats:
     with evaluating(encoder):
         if not encoder.per_channel:
             return _embed(run, planes, panel, key, box)
-        each = [_embed(run, [plane], [name], key, box)[0] for plane, name in zip(planes, panel, strict=True)]
+        if _joint(encoder):  # the planes of an image have a say in each other's brightness
+            each = list(_embed(run, planes, panel, key, box))
+        else:
+            each = [_embed(run, [plane], [name], key, box)[0] for plane, name in zip(planes, panel, strict=True)]
     named = sorted(zip(channel_labels(panel), each, strict=True), key=lambda pair: pair[0])
     rows: Floats = np.stack([row for _, row in named])
     if run.settings.combine == "mean":
         return np.asarray(rows.mean(axis=0, dtype=np.float64, keepdims=True), np.float32)
     return rows if run.settings.combine == "none" else rows.reshape(1, -1)
+
+
+def _joint(encoder: Encoder) -> bool:
+    """Whether what is done to a plane's pixels depends on the other planes of its image."""
+    parts = [*encoder.normalizer.modules(), *(encoder.after_resize.modules() if encoder.after_resize else ())]
+    return any(getattr(part, "joint", False) for part in parts)
 
 
 def _embed(run: Extraction, planes: Sequence[NDArray[Any]], panel: Sequence[str], key: str, box: Any) -> Floats:

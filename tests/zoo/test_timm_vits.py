@@ -9,11 +9,14 @@ from torch import Tensor
 
 import morphem
 from morphem.channels.rgb_bag import IMAGENET_MEAN, IMAGENET_STD
+from morphem.cli import main
 from morphem.errors import ConfigError, WeightsError
+from morphem.features import read
 from morphem.testing import check_file
 from morphem.zoo.base import Checkpoint
 from morphem.zoo.dinov3_names import periods
 from morphem.zoo.timm_vits import TimmViTs
+from tests.small_shards import image, write
 from tests.zoo.golden_replay import assert_round_trip, differences, meta_checkpoint, read_checkpoint, read_record
 
 SIDE = 32
@@ -237,3 +240,30 @@ def test_heads_and_resampling_change_the_numbers_although_shapes_fit(golden: Pat
     expected = right.convert(content).embed(image, ["nucleus"]).values
     for family in (TimmViTs(3), TimmViTs(6, position_antialias=False), TimmViTs(6, position_offset=0.1, **PLAIN)):
         assert np.abs(family.convert(content).embed(image, ["nucleus"]).values - expected).max() > 1e-3
+
+
+def test_embedding_shards_keeps_the_channels_of_an_image_together(tmp_path: Path) -> None:
+    """The brightest pixel is that of all channels, also where planes are read and checked one by one."""
+    encoder = _family().convert(_file("vit_small_patch16_224", img_size=32, num_classes=0))
+    encoder.save_pretrained(tmp_path / "encoder")
+    records = [image(f"i{number}", ("nucleus", "actin"), (40, 48)) for number in range(2)]
+    root = write(tmp_path / "shards", records)
+    output = tmp_path / "features.parquet"
+    assert (
+        main(
+            [
+                "embed",
+                "--model",
+                str(tmp_path / "encoder"),
+                "--data",
+                root,
+                "--output",
+                str(output),
+                "--accelerator",
+                "cpu",
+            ]
+        )
+        == 0
+    )
+    expected = encoder.embed(np.stack(records[0].planes), ["nucleus", "actin"]).values
+    np.testing.assert_allclose(read(output).values[:1], expected, atol=1e-5)
