@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor
 
 from morphem.encoder import Encoder
-from morphem.errors import WeightsError
+from morphem.errors import ConfigError, WeightsError, unknown_name
 from morphem.normalizers import SelfNormalize
 from morphem.pixel_steps import ZScore
 from morphem.zoo.base import ByHand, Checkpoint, Pretrained, Record
@@ -86,6 +86,8 @@ class Chammi75Channels(Pretrained):
         padding_seen: bool = False,
         accidental_positions: bool = False,
     ) -> None:
+        if network not in _PREFIXES:
+            raise ConfigError(unknown_name("network of a DINO checkpoint", network, _PREFIXES))
         self.n_heads = n_heads
         self.network = network
         self.inner_normalisation = inner_normalisation
@@ -136,7 +138,9 @@ class Chammi75Channels(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take heads, inner normalisation and the channel map of the record."""
-        if not is_of(record, "CHAMMI-75 ChannelViT", "chammi75_channelvit"):
+        if not is_of(record, "CHAMMI-75 ChannelViT", "chammi75_channelvit") and not is_of(
+            record, "CHAMMI-75 multi-channel", "chammi75_multi_channel"
+        ):
             return None
         constructor = record["constructor"]
         return cls(

@@ -80,9 +80,13 @@ def test_every_output_is_what_the_authors_code_gives(golden: Path, name: str, dt
     assert not [entry for entry in found if entry[2] is None or not entry[2] <= entry[3]]
 
 
-def test_openphenom_is_the_same_from_true_safetensors_and_from_a_pickle(golden: Path) -> None:
+def test_openphenom_is_the_same_from_true_safetensors_and_from_a_pickle_of_that_name(
+    golden: Path, tmp_path: Path
+) -> None:
+    named = tmp_path / "model.safetensors"  # what the authors' save function does
+    named.write_bytes((golden / "openphenom.ckpt").read_bytes())
     pickle, safetensors = (
-        OpenPhenom().convert(Checkpoint.read(golden / f"openphenom.{ending}")) for ending in ("ckpt", "safetensors")
+        OpenPhenom().convert(Checkpoint.read(path)) for path in (named, golden / "openphenom.safetensors")
     )
     assert all(torch.equal(value, safetensors.state_dict()[key]) for key, value in pickle.state_dict().items())
 
@@ -314,6 +318,7 @@ class TestFacts:
             (lambda: ChAdaViT(built_by="notebook"), "No way to build ChAda-ViT 'notebook'"),
             (lambda: ChAdaViT(12, built_by="factory"), "built_by='factory' has 2 heads, not n_heads=12"),
             (lambda: ChAdaViT(network="backbone"), "No network of ChAda-ViT 'backbone'"),
+            (lambda: Chammi75Channels(network="ema"), "No network of a DINO checkpoint 'ema'"),
             (lambda: OpenPhenom(features="class"), "No kind of OpenPhenom's features 'class'"),
             (lambda: OpenPhenom(scale="max"), "No scale of OpenPhenom 'max'"),
             (lambda: Campfire(rotary="both"), "No rotary form of Campfire 'both'"),
