@@ -1,11 +1,12 @@
 """Encoders over the images of a shard set: batches of bounded size in, tables of features out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,21 +14,21 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from morphem import features
-from morphem.data.crops import CropRule, Ints, Masking, Tiling, Unit
-from morphem.data.emptiness import EmptyRule
-from morphem.data.pixel_kinds import PIXEL_KINDS, PixelKind
+from morphem.data.crops import Ints
+from morphem.data.pixel_kinds import PixelKind
 from morphem.data.plan import CropPlan, check_one_set, spans
 from morphem.data.reading import CropReader, Read
 from morphem.data.shards import ShardSet
+from morphem.embed_settings import PRECISIONS, EmbedSettings, Precision
 from morphem.encoder import Encoder, evaluating
 from morphem.engine import Features, engines, split_crops
 from morphem.errors import ConfigError, DataError, MorphemError
-from morphem.features import Combine, FeatureTable
+from morphem.features import FeatureTable
 from morphem.rows import check_combine, table_columns
 from morphem.types import ChannelBatch
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+__all__ = ["LEFT_OUT", "EmbedSettings", "Extraction", "Precision", "check_panel", "pixels_of", "tables"]
+
 LEFT_OUT = "crops_left_out"
 _SHRUNK = 2  # times, from where on a summary says so
 _RAMPS = {
@@ -36,55 +37,7 @@ _RAMPS = {
     "stretched": (65535, torch.uint16),
     "unit": (1, torch.float32),
 }
-_TILE_SIZE_PX = 224
 _READ_BATCHES = 16  # crops of one image that are held at once, in batches
-
-
-@dataclass(frozen=True)
-class EmbedSettings:
-    """What determines the rows of a table, besides the encoder and the shards.
-
-    Attributes:
-        unit: `tile`, `cell` or `image`; see `morphem.data.crops.CropRule`.
-        tile_size_px: Side of a tile in pixels, with unit `tile` only; 224 where not given.
-        crop_size_px: Side of a cell's crop in pixels, with unit `cell` only, and needed there.
-        combine: How the channels of a crop become rows: `concat`, `mean` or `none`.
-        query: Selects channel planes, for example `microscopy.type != 'fluorescence'`.
-        precision: `32-true`, `bf16-mixed` or `16-mixed`.
-        tiling: How tiles lie, with unit `tile` only: `cover`, `grid` or `overlap`.
-        mask: What is outside of a cell, with unit `cell` only: `none` (it stays), `zero` or `background`.
-        skip_empty: Which tiles are left out, with unit `tile` only; None keeps all.
-        pixels: What pixels stand for: `levels`, `counts`, `stretched` or `unit` (see `morphem.data.pixel_kinds`); None
-            takes what the encoder was made for.
-
-    Raises:
-        ConfigError: If a setting is unknown, missing or without effect.
-    """
-
-    unit: Unit = "tile"
-    tile_size_px: int | None = None
-    crop_size_px: int | None = None
-    combine: Combine = "concat"
-    query: str | None = None
-    precision: Precision = "32-true"
-    tiling: Tiling = "cover"
-    mask: Masking = "none"
-    skip_empty: EmptyRule | None = None
-    pixels: PixelKind | None = None
-
-    def __post_init__(self) -> None:
-        """Check everything that needs no data."""
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision='{self.precision}' must be one of {', '.join(PRECISIONS)}.")
-        if self.pixels is not None and self.pixels not in PIXEL_KINDS:
-            raise ConfigError(f"pixels='{self.pixels}' must be one of {', '.join(PIXEL_KINDS)}.")
-        _ = self.rule
-
-    @property
-    def rule(self) -> CropRule:
-        """What is cut out of an image."""
-        tile = _TILE_SIZE_PX if self.unit == "tile" and self.tile_size_px is None else self.tile_size_px
-        return CropRule(self.unit, tile, self.crop_size_px, self.tiling, self.mask, self.skip_empty)
 
 
 class Extraction:
@@ -342,8 +295,18 @@ def _reads(runs: Sequence[Extraction], images: Sequence[int]) -> Iterator[tuple[
         pin_memory=runs[0].device.type == "cuda",
         generator=torch.Generator().manual_seed(0),  # else a loader draws a seed from the global generator
     )
-    for group, read in zip(groups, loader, strict=True):
+    for group, read in zip(groups, _ahead(loader), strict=True):
         yield read, int(np.searchsorted(np.asarray(images), group[-1].image)) + 1
+
+
+def _ahead(reads: Iterable[Read]) -> Iterator[Read]:
+    """Yield what is read, and read the next while the network is busy: inflating needs no Python."""
+    source = iter(reads)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, source, None)
+        while (read := coming.result()) is not None:
+            coming = reader.submit(next, source, None)
+            yield read
 
 
 class _Output:

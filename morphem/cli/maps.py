@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morphem.cli.embed_input import Launched, add_input, check_input, make_input
 from morphem.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ patch_colours.npz, so that --colours can show other images in the same colours.
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
-    from morphem.cli.embed import add_input
-
     result = argparse.ArgumentParser(
         prog="morphem maps", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,8 +115,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from morphem.cli.embed import check_input
-
     check_input(options)
     if options.image and options.count is not None:
         raise ConfigError("--count says how many images to choose, and --image chooses them; give one of the two.")
@@ -151,8 +148,6 @@ def _colours(options: argparse.Namespace, run: "Extraction") -> "PatchColours":
 def _shards(options: argparse.Namespace, encoder: "Encoder", settings: "EmbedSettings", parts: Path) -> Path:
     """Read the images that are shown, and those of the reference set, into shards."""
     import numpy as np
-
-    from morphem.cli.embed import Launched, make_input
 
     def choose(sources: "Sequence[Source]") -> "list[Source]":
         wanted = set(options.image)
