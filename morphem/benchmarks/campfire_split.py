@@ -1,0 +1,184 @@
+"""Campfire's split of JUMP-CP wells: plates and compounds that training has seen or not, each shift alone.
+
+Source: Hurry et al. 2025 (Campfire); GSK-AI/campfire at b034f8d, configuration and split script.
+Differs from it: draws are by name with a generator of their own, so the order of rows, the pandas version and other
+random numbers change nothing; hence the wells drawn are others than those of the authors, whose list is not published.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from morphem import rng
+from morphem.benchmarks.checks import is_missing
+from morphem.errors import ConfigError, DataError, unknown_name
+
+CONTROL_COMPOUNDS = (
+    "JCP2022_033924",  # DMSO
+    "JCP2022_085227",
+    "JCP2022_037716",
+    "JCP2022_025848",
+    "JCP2022_046054",
+    "JCP2022_035095",
+    "JCP2022_064022",
+    "JCP2022_050797",
+    "JCP2022_012818",
+)
+"""The nine classes of the probe of controls: DMSO and eight positive controls."""
+HELD_OUT_PLATES = ("JCPQC051", "JCPQC052", "JCPQC053", "JCPQC054", "JCPQC034")
+SPLITS = ("train", "val", "test", "ood_plate", "ood_compound", "ood_both", "unused")
+"""What a well is for. `ood_plate`: a known compound on an unseen plate; `ood_compound`: an unseen compound on a known
+plate; `ood_both`; `unused`: a further well of a compound on a plate of which one was drawn."""
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How wells are divided.
+
+    Attributes:
+        held_out_plates: Plates that training never sees.
+        n_held_out_compounds: Compounds that training never sees, drawn among those that are no controls.
+        controls: Compounds that are never held out.
+        n_train: Plates of every compound to learn from; each compound draws its own.
+        n_val: Plates of every compound to validate on; the rest is tested.
+        compound_share: Share of the wells of COMPOUND plates that join training. The paper says 0.5, the configuration
+            0.6.
+        seed: Of all draws. Published: 10.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    held_out_plates: tuple[str, ...] = HELD_OUT_PLATES
+    n_held_out_compounds: int = 60
+    controls: tuple[str, ...] = CONTROL_COMPOUNDS
+    n_train: int = 14
+    n_val: int = 2
+    compound_share: float = 0.6
+    seed: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if min(self.n_held_out_compounds, self.n_train, self.n_val) < 0 or not 0 <= self.compound_share <= 1:
+            raise ConfigError(
+                f"the split takes counts of at least 0 (n_held_out_compounds={self.n_held_out_compounds}, "
+                f"n_train={self.n_train}, n_val={self.n_val}) and a compound_share={self.compound_share} from 0 to 1."
+            )
+
+
+def build_split(wells: pd.DataFrame, settings: SplitSettings | None = None) -> pd.Series:
+    """Return what each well is for.
+
+    For every compound that is not held out, plates are drawn separately: `n_train` to learn from, `n_val` to validate
+    on, the rest to test on; on each plate one well of the compound is drawn, and its other wells are unused. Held-out
+    plates and compounds keep all their wells. Wells of COMPOUND plates (`Metadata_Plate_Type`) join training with the
+    share's probability, never those of held-out compounds.
+
+    Args:
+        wells: One row per well, with `Metadata_Plate`, `Metadata_Well`, `Metadata_Compound`, and, where plates of
+            both kinds are there, `Metadata_Plate_Type` (`TARGET2` or `COMPOUND`).
+        settings: Published numbers where not given.
+
+    Returns:
+        One of `SPLITS` per row, with the index of `wells`.
+
+    Raises:
+        DataError: If a column or value is missing, a well is there twice, a held-out plate is not there, or there are
+            fewer compounds than are to be held out, or fewer plates than are to be drawn.
+    """
+    settings = settings or SplitSettings()
+    _check(wells)
+    names = wells[["Metadata_Plate", "Metadata_Well", "Metadata_Compound"]].astype(str)
+    on_target = _on_target(wells)
+    plates = sorted(set(names["Metadata_Plate"][on_target]))
+    lost = [plate for plate in settings.held_out_plates if plate not in plates]
+    if lost:
+        raise DataError(f"campfire: held-out {unknown_name('plate', lost[0], plates)}")
+    kept_plates = [plate for plate in plates if plate not in settings.held_out_plates]
+    if len(kept_plates) <= settings.n_train + settings.n_val:
+        raise DataError(
+            f"campfire: {len(kept_plates)} plates remain, but {settings.n_train} are drawn to learn from and "
+            f"{settings.n_val} to validate on; at least one has to be left to test on."
+        )
+    compounds = sorted(set(names["Metadata_Compound"][on_target]) - set(settings.controls))
+    if len(compounds) <= settings.n_held_out_compounds:
+        raise DataError(
+            f"campfire: {len(compounds)} compounds besides controls, but {settings.n_held_out_compounds} are to be "
+            "held out; lower n_held_out_compounds."
+        )
+    held_out = set(drawn(compounds, settings.n_held_out_compounds, settings.seed, "compounds"))
+    result = pd.Series("unused", index=wells.index, dtype=object)
+    new_plate = names["Metadata_Plate"].isin(settings.held_out_plates)
+    new_compound = names["Metadata_Compound"].isin(held_out)
+    result[on_target & new_plate & ~new_compound] = "ood_plate"
+    result[on_target & ~new_plate & new_compound] = "ood_compound"
+    result[on_target & new_plate & new_compound] = "ood_both"
+    seen = names[on_target & ~new_plate & ~new_compound]
+    for compound, group in seen.groupby("Metadata_Compound", sort=True):
+        roles = _roles(str(compound), kept_plates, settings)
+        for plate, rows in group.groupby("Metadata_Plate", sort=True):
+            by_well = dict(zip(rows["Metadata_Well"], rows.index, strict=True))
+            chosen = drawn(sorted(by_well), 1, settings.seed, "well", str(compound), str(plate))[0]
+            result[by_well[chosen]] = roles[str(plate)]
+    others = names[~on_target & ~new_compound]
+    joins = [
+        _uniform(settings.seed, "compound plate", plate, well) < settings.compound_share
+        for plate, well in zip(others["Metadata_Plate"], others["Metadata_Well"], strict=True)
+    ]
+    result[others.index[joins]] = "train"
+    return result
+
+
+def drawn(names: Sequence[str], count: int, seed: int, *words: str) -> list[str]:
+    """Return some names, drawn by hashing each with the seed: the order in which they come does not matter.
+
+    Args:
+        names: Distinct.
+        count: How many.
+        seed: Of the draw.
+        words: What it is for.
+    """
+    return sorted(names, key=lambda name: (rng.mix(seed, "campfire", *words, name), name))[:count]
+
+
+def _roles(compound: str, plates: list[str], settings: SplitSettings) -> dict[str, str]:
+    """Return what each plate is for, for one compound."""
+    order = drawn(plates, len(plates), settings.seed, "plates", compound)
+    known = settings.n_train + settings.n_val
+    return {plate: "train" if i < settings.n_train else "val" if i < known else "test" for i, plate in enumerate(order)}
+
+
+def _uniform(seed: int, *words: str) -> float:
+    return float((rng.mix(seed, "campfire", *words) & (2**53 - 1)) / 2**53)
+
+
+def _on_target(wells: pd.DataFrame) -> "pd.Series[Any]":
+    if "Metadata_Plate_Type" not in wells:
+        return pd.Series(np.ones(len(wells), bool), index=wells.index)
+    kinds = wells["Metadata_Plate_Type"].astype(str).str.upper()
+    wrong = sorted(set(kinds) - {"TARGET2", "COMPOUND"})
+    if wrong:
+        raise DataError(f"campfire: Metadata_Plate_Type holds '{wrong[0]}'; it says TARGET2 or COMPOUND.")
+    return pd.Series((kinds == "TARGET2").to_numpy(bool), index=wells.index)
+
+
+def _check(wells: pd.DataFrame) -> None:
+    for name in ("Metadata_Plate", "Metadata_Well", "Metadata_Compound"):
+        if name not in wells:
+            raise DataError(f"campfire: {unknown_name('metadata column', name, map(str, wells.columns))}")
+        if is_missing(wells[name]).any():
+            raise DataError(
+                f"campfire: {int(is_missing(wells[name]).sum())} wells have no {name}; complete or drop them."
+            )
+    doubled = wells.duplicated(["Metadata_Plate", "Metadata_Well"])
+    if doubled.any():
+        first = wells[doubled].iloc[0]
+        raise DataError(
+            f"campfire: well {first['Metadata_Well']} of plate {first['Metadata_Plate']} is there twice; the split "
+            "takes one row per well."
+        )
+    if not wells.index.is_unique:
+        raise DataError("campfire: the rows of the wells need different index values; call reset_index first.")
