@@ -179,7 +179,7 @@ class Microsnoop(Pretrained):
         maps = network.maps(images.flatten(0, 1)[:, None].to(encoder.dtype) / 255)
         outputs = {"last_map": maps[-1], "features": style(maps[-1])}
         for name in wanted:
-            match = re.fullmatch(r"reconstruction_every_(\d+)th_pixel", name)
+            match = re.fullmatch(r"reconstruction_every_(\d+)(?:st|nd|rd|th)_pixel", name)
             if match:
                 step = int(match[1])
                 decoder = self.read_decoder(checkpoint).to(encoder.device, encoder.dtype)

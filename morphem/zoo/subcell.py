@@ -269,12 +269,12 @@ class SubCell(Pretrained):
             "tokens_embedded": (backbone.embedded(strategy.pictures(dense)), 1),
         }
         for name in wanted:
-            match = re.fullmatch(r"(\w+)_every_(\d+)th", name)
+            match = re.fullmatch(r"(\w+)_every_(\d+)(?:st|nd|rd|th)", name)
             if match and match[1] in every:
                 tensor, axis = every[match[1]]
                 index = torch.arange(0, tensor.shape[axis], int(match[2]))
                 outputs[name] = tensor.index_select(axis, index)
-        heads = [file for file in record.get("files", ()) if ".classifier_" in file]
+        heads = [file for file in record.get("files", ()) if "classifier" in file]
         if "probabilities" in wanted and heads:
             classifier = self.read_classifier(*(checkpoint.path.with_name(file) for file in sorted(heads)))
             outputs["probabilities"] = classifier.to(features.dtype)(features)
