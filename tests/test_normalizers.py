@@ -204,7 +204,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], message: 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
 def test_pixels_other_than_bytes_are_refused_with_the_remedy(batch: ChannelBatch, dtype: torch.dtype) -> None:
-    with pytest.raises(DataError, match="expects 8-bit pixels .* scale them to 0 to 255 first"):
+    with pytest.raises(DataError, match=r"expects 8-bit pixels .* scale them to 0 to 255 first"):
         SelfNormalize()(batch._replace(planes=batch.planes.to(dtype)))
 
 
