@@ -6,10 +6,25 @@ from pathlib import Path
 from morphem.cli import embed, ingest, maps
 
 TEXT = (Path(__file__).parents[1] / "docs" / "embed.md").read_text(encoding="utf-8")
-SAID_BY_HELP = set(
-    "--help --query --revision --family --fact --accept-license --empty-channel --clip --bit-depth --image-workers "
-    "--batch-size --num-workers --accelerator --precision --no-self-check --output --tile-size-px".split()
-)
+SAID_BY_HELP = {
+    "--help",
+    "--query",
+    "--revision",
+    "--family",
+    "--fact",
+    "--accept-license",
+    "--empty-channel",
+    "--clip",
+    "--bit-depth",
+    "--image-workers",
+    "--batch-size",
+    "--num-workers",
+    "--accelerator",
+    "--precision",
+    "--no-self-check",
+    "--output",
+    "--tile-size-px",
+}
 ELSEWHERE = {"--config", "--ckpt_path"}  # of `morphem predict`
 
 
