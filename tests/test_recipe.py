@@ -65,6 +65,16 @@ def test_empty_tiles_are_left_out_by_the_channel_that_the_rule_names() -> None:
     np.testing.assert_allclose(kept.values[0], expected, atol=1e-5)
 
 
+def test_the_order_of_planes_decides_no_more_what_is_empty_where_there_is_no_nucleus() -> None:
+    image = _images(2, 32, 32)
+    image[1, :16, :16] = 0  # the actin channel of the first tile; actin comes before rna
+    names = ["rna", "actin"]
+    straight = _encoder(NOT_BLANK).embed(image, names)
+    permuted = _encoder(NOT_BLANK).embed(image[::-1], names[::-1])
+    assert straight.metadata["Metadata_Tiles"].tolist() == permuted.metadata["Metadata_Tiles"].tolist() == [3]
+    np.testing.assert_allclose(permuted.values, straight.values, atol=1e-6)
+
+
 def test_the_middle_tile_is_kept_where_all_are_empty() -> None:
     image = _images(2, 32, 32)
     image[0] = 0

@@ -22,7 +22,8 @@ class EmptyRule:
     """Which tiles are left out.
 
     Attributes:
-        channel: Channel type to look at; None takes the nucleus where an image has it, and else its first channel.
+        channel: Channel type to look at; None takes the nucleus where an image has it, and else the first of its channels
+            in alphabetical order, so that the order of planes changes nothing.
         threshold: `zero`: a pixel counts if it is above 0; `otsu`: if it is above `factor` times Otsu's threshold of
             the whole plane.
         factor: Above 0; with `otsu` only.
@@ -59,7 +60,7 @@ class EmptyRule:
         """
         if self.channel is not None:
             return panel.index(self.channel) if self.channel in panel else None
-        return panel.index("nucleus") if "nucleus" in panel else 0
+        return panel.index("nucleus" if "nucleus" in panel else min(panel))
 
     def cut(self, plane: NDArray[Any]) -> float:
         """Return the value above which a pixel of a plane counts.

@@ -9,7 +9,7 @@ kept where all would be. The row of a well is the mean over all tiles of all of 
 `head.*`.
 Differs from it: tiles are counted along both axes; the authors' loop counts rows for both, and so skips columns of wide
 fields (`square_grid=True`). The channel that tells blank tiles is the nucleus where a field has one, and else the
-first; the authors take the first.
+first in alphabetical order; the authors take the first of the file.
 """
 
 from collections.abc import Mapping
