@@ -65,7 +65,7 @@ def test_empty_tiles_are_left_out_by_the_channel_that_the_rule_names() -> None:
     np.testing.assert_allclose(kept.values[0], expected, atol=1e-5)
 
 
-def test_the_order_of_planes_decides_no_more_what_is_empty_where_there_is_no_nucleus() -> None:
+def test_the_order_of_planes_does_not_decide_what_is_empty_where_there_is_no_nucleus() -> None:
     image = _images(2, 32, 32)
     image[1, :16, :16] = 0  # the actin channel of the first tile; actin comes before rna
     names = ["rna", "actin"]

@@ -22,8 +22,8 @@ class EmptyRule:
     """Which tiles are left out.
 
     Attributes:
-        channel: Channel type to look at; None takes the nucleus where an image has it, and else the first of its channels
-            in alphabetical order, so that the order of planes changes nothing.
+        channel: Channel type to look at; None takes the nucleus where an image has it, and else the first of its
+            channels in alphabetical order, so that the order of planes changes nothing.
         threshold: `zero`: a pixel counts if it is above 0; `otsu`: if it is above `factor` times Otsu's threshold of
             the whole plane.
         factor: Above 0; with `otsu` only.
