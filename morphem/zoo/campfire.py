@@ -30,7 +30,7 @@ from morphem.zoo.channel_tokens import vision_transformer
 from morphem.zoo.decoding import load_exchanged
 from morphem.zoo.replaying import any_types, embed, entering, is_of, leaving, told_step
 from morphem.zoo.single_vit import PROJECTION
-from morphem.zoo.strictness import depth_of, load_renamed, needed
+from morphem.zoo.strictness import depth_of, load_renamed, needed, without_memory
 
 _PREFIX = "encoder."
 _DECODER = "decoder."
@@ -106,9 +106,10 @@ class Campfire(Pretrained):
         needed(tensors, _NEEDED, source, "Campfire encoder")
         rotary = self._rotary_of(tensors, source)
         turning: dict[str, Any] = {"rotary": rotary, "rotary_base": _BASE, "rotation": self.rotation}
-        backbone = vision_transformer(
-            tensors, self.n_heads, source, 16, positions="sincos", **(turning if rotary != "none" else {})
-        )
+        with without_memory():
+            backbone = vision_transformer(
+                tensors, self.n_heads, source, 16, positions="sincos", **(turning if rotary != "none" else {})
+            )
         load_renamed(backbone, tensors, _to_ours, _to_theirs, source)
         side = backbone.network.patch_embed.grid_size[0] * backbone.patch_size_px[0]
         strategy = ChannelAgnostic(backbone, "mean_norm")

@@ -21,7 +21,7 @@ from morphem.errors import ConfigError, unknown_name
 from morphem.pixel_steps import ZScore
 from morphem.zoo.base import ByHand, Checkpoint, HubFile, Pretrained, Record
 from morphem.zoo.replaying import any_types, embed, entering, is_of, leaving, told_step
-from morphem.zoo.strictness import depth_of, load_renamed, needed
+from morphem.zoo.strictness import depth_of, load_renamed, needed, without_memory
 
 _NAMES = {"token_learner.proj": "patch_embed", "cls_token": "first_token", "pos_embed": "position_table"}
 _BLOCK_NAMES = {"self_attn.in_proj_": "qkv.", "self_attn.out_proj": "proj", "linear1": "fc1", "linear2": "fc2"}
@@ -121,7 +121,9 @@ class ChAdaViT(Pretrained):
         """Build the encoder; of a Lightning checkpoint the other network, heads, classifier and loss are left out."""
         tensors, source = _tensors(checkpoint, self.network), str(checkpoint.path)
         needed(tensors, _NEEDED, source, "ChAda-ViT encoder")
-        strategy = SlotAttention(self._backbone(tensors, checkpoint), n_slots=tensors[_TOKENS].shape[1], fill=self.fill)
+        with without_memory():
+            backbone = self._backbone(tensors, checkpoint)
+            strategy = SlotAttention(backbone, n_slots=tensors[_TOKENS].shape[1], fill=self.fill)
         load_renamed(strategy, tensors, _to_ours, _to_theirs, source)
         encoder = Encoder(strategy, ZScore(1e-5), 224, "bilinear").eval()
         nested = isinstance(checkpoint.content.get("state_dict"), Mapping)

@@ -14,7 +14,7 @@ from morphem.backbones.vit import VisionTransformer
 from morphem.channels.channel_attention import ChannelAttention
 from morphem.errors import WeightsError
 from morphem.zoo.single_vit import PROJECTION, build
-from morphem.zoo.strictness import load_renamed, needed
+from morphem.zoo.strictness import load_renamed, needed, without_memory
 
 _NETWORK = "backbone.network."
 _TABLE = "channel_embedding"
@@ -107,14 +107,15 @@ def channel_attention(
             f"{source} has embeddings of {count} channels, but {len(channels.names)} are named "
             f"({', '.join(channels.names)}); name one for each, in the order of the table."
         )
-    strategy = ChannelAttention(
-        vision_transformer(tensors, n_heads, source),
-        channels.names,
-        dict(channels.aliases) or None,
-        nudged_positions=True,
-        own_names=dict(channels.own_names) or None,
-        **options,
-    )
+    with without_memory():
+        strategy = ChannelAttention(
+            vision_transformer(tensors, n_heads, source),
+            channels.names,
+            dict(channels.aliases) or None,
+            nudged_positions=True,
+            own_names=dict(channels.own_names) or None,
+            **options,
+        )
     load_renamed(strategy, tensors, layout.to_ours, layout.to_theirs, source)
     return strategy
 

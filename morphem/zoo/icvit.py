@@ -19,7 +19,7 @@ from morphem.zoo.channel_tokens import Layout, channel_attention, vision_transfo
 from morphem.zoo.data_sets import JUMPCP, SO2SAT_HARD, DataSet, data_set, from_record
 from morphem.zoo.replaying import as_published, embed, is_of
 from morphem.zoo.single_vit import PROJECTION
-from morphem.zoo.strictness import load_renamed, needed
+from morphem.zoo.strictness import load_renamed, needed, without_memory
 
 _PREFIX = "backbone."
 _LAYOUT = Layout("patch_embed.channel_embed.weight", "rows", projection_axes=4)
@@ -120,7 +120,9 @@ class ICViT(Pretrained):
             strategy = channel_attention(tensors, _LAYOUT, own.channels, self.n_heads, source, **accidents)
         else:
             needed(everything, _ALONE, source, "IC-ViT encoder")
-            strategy = NamedBag(vision_transformer(everything, self.n_heads, source), own.types, own.channels.own_names)
+            with without_memory():
+                network = vision_transformer(everything, self.n_heads, source)
+                strategy = NamedBag(network, own.types, own.channels.own_names)
             load_renamed(strategy, everything, _to_ours, _to_theirs, source)
         encoder = Encoder(strategy, own.normalizer(), own.input_size_px, own.interpolation).eval()
         encoder.card = {"exported": "teacher" if isinstance(strategy, NamedBag) else "only"}

@@ -24,7 +24,7 @@ from morphem.types import ChannelBatch
 from morphem.zoo.base import Checkpoint, HubFile, Pretrained, Record
 from morphem.zoo.decoding import load_exchanged, with_biases
 from morphem.zoo.replaying import altered, any_types, embed, entering, every_nth, is_of, leaving, told_step
-from morphem.zoo.strictness import depth_of, load_renamed, needed
+from morphem.zoo.strictness import depth_of, load_renamed, needed, without_memory
 
 Features = Literal["mean", "channelwise"]
 Scale = Literal["full", "joint_maximum"]
@@ -110,7 +110,8 @@ class OpenPhenom(Pretrained):
         kept = {name: value for name, value in everything.items() if not name.startswith(_LEFT_OUT)}
         tensors = {name.removeprefix(_PREFIX): value for name, value in kept.items()}
         needed(tensors, _NEEDED, source, "OpenPhenom encoder")
-        backbone = self._backbone(tensors)
+        with without_memory():
+            backbone = self._backbone(tensors)
         n_grids = _grids(tensors["pos_embed"], backbone, source)
         n_patches = backbone.trained_grid[0] * backbone.trained_grid[1]
         load_renamed(

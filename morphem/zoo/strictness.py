@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from morphem.errors import WeightsError
@@ -16,7 +17,7 @@ def load_renamed(
     """Copy tensors into a module, and refuse what does not match, by the authors' names.
 
     Args:
-        module: Takes the weights.
+        module: Takes the weights; one that was built `without_memory` gets its memory here.
         tensors: Under the authors' names.
         to_ours: Gives the state of the module for tensors of the authors.
         to_theirs: Undoes it.
@@ -25,8 +26,18 @@ def load_renamed(
     Raises:
         WeightsError: If names are missing or left over, or shapes differ; all kinds are listed.
     """
-    check_names(to_theirs(module.state_dict()), tensors, source)
-    module.load_state_dict(to_ours(tensors), strict=True)
+    own = module.state_dict()
+    check_names(to_theirs(own), tensors, source)
+    state = {name: value.detach().to(own[name].dtype, copy=True) for name, value in to_ours(tensors).items()}
+    module.load_state_dict(state, strict=True, assign=any(value.is_meta for value in own.values()))
+
+
+def without_memory() -> torch.device:
+    """Return the context to build a module in whose weights are all loaded afterwards.
+
+    Nothing is initialised: a large network is built at once, and no random number is drawn.
+    """
+    return torch.device("meta")
 
 
 def check_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:

@@ -72,6 +72,15 @@ def test_a_faithful_family_passes_and_embeds() -> None:
     assert encoder.features(example_batch(encoder)).shape == (3, 8)
 
 
+def test_conversion_draws_no_random_number_and_shares_no_memory_with_the_file() -> None:
+    content, before = _state(), torch.random.get_rng_state()
+    encoder = Tiny().convert(Checkpoint(content, Path("x")))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    theirs = {value.data_ptr() for value in content.values()}
+    assert not [name for name, value in encoder.state_dict().items() if value.is_meta or value.data_ptr() in theirs]
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
