@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from morphem import weights
 from morphem.backbones.residual_cnn import ResidualCNN, ResidualDecoder, style
 from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.data.crops import CropRule
@@ -24,7 +23,7 @@ from morphem.recipe import Recipe
 from morphem.zoo.base import Checkpoint, Pretrained, Record, WebFile
 from morphem.zoo.key_names import KeyNames
 from morphem.zoo.seen import network_batch
-from morphem.zoo.strictness import check_names
+from morphem.zoo.strictness import load_renamed, without_memory
 
 _FILE = (
     "20220904-1246_cnn_trData-microsnoop_trMode-mae_batchSize-16_inputSize-224_inChans-1_embedDim-256_"
@@ -116,10 +115,9 @@ class Microsnoop(Pretrained):
         tensors, wrapped = _unwrapped(checkpoint)
         source = str(checkpoint.path)
         theirs = {k: v for k, v in tensors.items() if not k.startswith("decoder.")}
-        ours = _ENCODER.inwards(theirs, source)
-        network = ResidualCNN(_widths(tensors, source))
-        check_names(_ENCODER.outwards(network.state_dict()), theirs, source)
-        weights.load_strictly(network, ours, source)
+        with without_memory():
+            network = ResidualCNN(_widths(tensors, source))
+        load_renamed(network, theirs, lambda given: _ENCODER.inwards(given, source), _ENCODER.outwards, source)
         encoder = Encoder(
             BagOfChannels(network),
             Chain([], input_domain="any"),
@@ -198,9 +196,10 @@ class Microsnoop(Pretrained):
         """
         tensors, _ = _unwrapped(checkpoint)
         source = f"{checkpoint.path} (decoder)"
-        decoder = ResidualDecoder(_widths(tensors, source))
-        ours = _DECODER.inwards({k: v for k, v in tensors.items() if k.startswith("decoder.")}, source)
-        weights.load_strictly(decoder, ours, source)
+        with without_memory():
+            decoder = ResidualDecoder(_widths(tensors, source))
+        theirs = {k: v for k, v in tensors.items() if k.startswith("decoder.")}
+        load_renamed(decoder, theirs, lambda given: _DECODER.inwards(given, source), _DECODER.outwards, source)
         return decoder.eval()
 
 

@@ -37,7 +37,7 @@ from morphem.zoo.public_layouts import (
     zero_class_row,
 )
 from morphem.zoo.shapes import mlp_ratio
-from morphem.zoo.strictness import check_names, needed
+from morphem.zoo.strictness import load_renamed, needed, without_memory
 
 Pixels = Literal["imagenet", "per_plane", "full_scale"]
 _PIXELS = ("imagenet", "per_plane", "full_scale")
@@ -179,16 +179,18 @@ class PublicCode(Pretrained):
         used = replace(chosen, tensors=self._used(chosen))
         tensors, chunks = renamed(used, where)
         card: dict[str, Any] = {"layout": chosen.layout, "key_prefix": chosen.prefix, "chunks": chunks}
+        backbone: AnyTimm | VisionTransformer
         if chosen.layout.startswith("resnet"):
-            backbone: AnyTimm | VisionTransformer = self._resnet(tensors, where)
+            with without_memory():
+                backbone = self._resnet(tensors, where)
             first, side = tensors["conv1.weight"], 224
         else:
             card["registers"] = "register_tokens" if "register_tokens" in chosen.tensors else "reg_token"
             card["no_class_row"] = zero_class_row(tensors)
             first = tensors["patch_embed.proj.weight"]
-            backbone, side = self._transformer(tensors, said_architecture(checkpoint.content), where)
-        check_names(_theirs(backbone.network.state_dict(), card), used.tensors, where)
-        backbone.network.load_state_dict(tensors)
+            with without_memory():
+                backbone, side = self._transformer(tensors, said_architecture(checkpoint.content), where)
+        load_renamed(backbone.network, used.tensors, lambda _: tensors, lambda state: _theirs(state, card), where)
         strategy = self._strategy(backbone, first.shape[1], where)
         encoder = Encoder(strategy, self._normalizer(first.shape[1], where), self.input_size_px or side).eval()
         encoder.card = {**card, "exported": chosen.name if chosen.name in ("student", "teacher") else "unknown"}
@@ -321,7 +323,8 @@ class PublicCode(Pretrained):
                 "ResNets and transformers with fc_norm convert with one channel or three colours."
             )
         projection = backbone.network.patch_embed.proj
-        strategy = FixedChannels(backbone, self.channels)
+        with without_memory():
+            strategy = FixedChannels(backbone, self.channels)
         backbone.network.patch_embed.proj = projection  # widening would draw it anew
         return strategy
 

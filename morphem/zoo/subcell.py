@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from morphem import weights
 from morphem.backbones.gated_pooling import GatedAttentionPooling
 from morphem.backbones.vit import VisionTransformer
 from morphem.channels.pooled_channels import PairedChannels, PooledChannels
@@ -30,7 +29,7 @@ from morphem.zoo.base import Checkpoint, Pretrained, Record, WebFile
 from morphem.zoo.key_names import KeyNames
 from morphem.zoo.seen import network_batch
 from morphem.zoo.shapes import mlp_ratio
-from morphem.zoo.strictness import check_names, depth_of, needed
+from morphem.zoo.strictness import depth_of, load_renamed, needed, without_memory
 from morphem.zoo.subcell_locations import SubCellClassifier
 
 CHANNELS = {"r": "microtubules", "y": "endoplasmic reticulum", "b": "nucleus", "g": "protein"}
@@ -157,10 +156,14 @@ class SubCell(Pretrained):
             )
         index = "1" if any(name.startswith("pool_model.attention_v.1.") for name in tensors) else "0"
         needed(tensors, _NEEDED, source, "SubCell encoder")
-        strategy = self._strategy(tensors, source)
-        check_names(_outwards(strategy.state_dict(), index), tensors, source)
-        plain = {_without_index(name, index): tensor for name, tensor in tensors.items()}
-        weights.load_strictly(strategy, _joined(_NAMES.inwards(plain, source)), source)
+        with without_memory():
+            strategy = self._strategy(tensors, source)
+
+        def to_ours(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            plain = {_without_index(name, index): tensor for name, tensor in theirs.items()}
+            return _joined(_NAMES.inwards(plain, source))
+
+        load_renamed(strategy, tensors, to_ours, lambda state: _outwards(state, index), source)
         encoder = Encoder(strategy, Chain([JointMinMax(eps=1e-6)], input_domain="any"), input_size_px=None).eval()
         encoder.card = {"exported": "only", "pool_layer_index": index}
         return encoder

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from morphem import weights
 from morphem.errors import DataError, WeightsError
 from morphem.features import FeatureTable, short_name
+from morphem.zoo.strictness import load_renamed, without_memory
 
 LOCATIONS = (
     "Actin filaments",
@@ -113,14 +114,15 @@ class SubCellClassifier(nn.Module):
                 f"{len(files)} files of heads with {len(shapes)} kinds of layers; give at least one, all of one model."
             )
         sizes = shapes.pop()
-        classifier = cls((sizes[0][0], *(size[1] for size in sizes)), len(heads))
+        with without_memory():
+            classifier = cls((sizes[0][0], *(size[1] for size in sizes)), len(heads))
         state = {
             f"heads.{i}.{2 * layer}.{kind}": head[2 * layer + offset]
             for i, head in enumerate(heads)
             for layer in range(len(head) // 2)
             for offset, kind in enumerate(("weight", "bias"))
         }
-        weights.load_strictly(classifier, state, ", ".join(map(str, files)))
+        load_renamed(classifier, state, dict, dict, ", ".join(map(str, files)))
         return classifier.eval()
 
 

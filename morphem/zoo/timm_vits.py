@@ -11,9 +11,9 @@ Differs from it: an image without a pixel above 0 stays black, where CHAMMI-75's
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor
 
-from morphem import weights
 from morphem.backbones.any_timm import AnyTimm
 from morphem.backbones.base import Backbone
 from morphem.backbones.vit import VisionTransformer
@@ -26,6 +26,7 @@ from morphem.zoo.base import Checkpoint, Pretrained, Record
 from morphem.zoo.dinov3_names import dinov3_from_authors, dinov3_to_authors, is_dinov3
 from morphem.zoo.public_layouts import in_chunks, without_chunks, zero_class_row
 from morphem.zoo.shapes import mlp_ratio
+from morphem.zoo.strictness import load_renamed, without_memory
 from morphem.zoo.timm_records import RECORDS
 
 _PROJECTION = "patch_embed.proj.weight"
@@ -142,23 +143,24 @@ class TimmViTs(Pretrained):
         mlp = ours.get("blocks.0.mlp.fc1.weight")
         with_registers = "reg_token" in ours
         offset = 0.0 if with_registers else 0.1
-        network = VisionTransformer(
-            "vit_small_patch16_224",
-            patch_size_px=patch,
-            image_size_px=round((ours["pos_embed"].shape[1] - 1) ** 0.5) * patch,
-            embed_dim=width,
-            depth=len({name.split(".")[1] for name in ours if name.startswith("blocks.")}),
-            n_heads=self._heads(width, source),
-            in_channels=n_channels,
-            registers=ours["reg_token"].shape[1] if with_registers else 0,
-            layer_scale=1.0 if "blocks.0.ls1.gamma" in ours else None,
-            qkv_bias="blocks.0.attn.qkv.bias" in ours,
-            layer_norm_eps=1e-6 if self.layer_norm_eps is None else self.layer_norm_eps,
-            mlp_ratio=None if mlp is None else mlp_ratio(len(mlp), width),
-            position_offset=offset if self.position_offset is None else self.position_offset,
-            position_antialias=with_registers if self.position_antialias is None else self.position_antialias,
-        )
-        weights.load_strictly(network.network, ours, source)
+        with without_memory():
+            network = VisionTransformer(
+                "vit_small_patch16_224",
+                patch_size_px=patch,
+                image_size_px=round((ours["pos_embed"].shape[1] - 1) ** 0.5) * patch,
+                embed_dim=width,
+                depth=len({name.split(".")[1] for name in ours if name.startswith("blocks.")}),
+                n_heads=self._heads(width, source),
+                in_channels=n_channels,
+                registers=ours["reg_token"].shape[1] if with_registers else 0,
+                layer_scale=1.0 if "blocks.0.ls1.gamma" in ours else None,
+                qkv_bias="blocks.0.attn.qkv.bias" in ours,
+                layer_norm_eps=1e-6 if self.layer_norm_eps is None else self.layer_norm_eps,
+                mlp_ratio=None if mlp is None else mlp_ratio(len(mlp), width),
+                position_offset=offset if self.position_offset is None else self.position_offset,
+                position_antialias=with_registers if self.position_antialias is None else self.position_antialias,
+            )
+        load_renamed(network.network, ours, dict, dict, source)
         return network, form
 
     def _heads(self, width: int, source: str) -> int:
@@ -199,8 +201,9 @@ class TimmViTs(Pretrained):
             "dynamic_img_size": True,
         }
         biased = "_qkvb" if "blocks.0.attn.q_bias" in ours else ""
-        network = AnyTimm(f"vit_small_patch16_dinov3{biased}", in_channels=n_channels, settings=arguments)
-        weights.load_strictly(network.network, ours, source)
+        with torch.random.fork_rng(devices=[]):  # its rotary positions are no weights: they have to be made
+            network = AnyTimm(f"vit_small_patch16_dinov3{biased}", in_channels=n_channels, settings=arguments)
+        load_renamed(network.network, ours, dict, dict, source)
         return network, form
 
     def to_authors(self, encoder: Encoder) -> dict[str, Tensor]:
