@@ -124,5 +124,5 @@ def first_line(fault: BaseException) -> str:
     Args:
         fault: Any.
     """
-    lines = str(fault).splitlines()
+    lines = str(fault).strip().splitlines()
     return lines[0] if lines else type(fault).__name__

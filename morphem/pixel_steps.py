@@ -167,8 +167,9 @@ class JointMaximum(Normalizer):
     def apply_to(self, batch: ChannelBatch) -> ChannelBatch:
         """Divide float pixels, in place and rounded once."""
         _, high = image_limits(batch)
-        areas = batch.sizes.prod(1).to(high.device)
-        by = torch.where(high > 0, high, 1.0).repeat_interleave(areas, output_size=len(batch.planes))
+        divisors = torch.split(torch.where(high > 0, high, 1.0), 1)
+        areas = batch.sizes.prod(1).tolist()
+        by = torch.cat([divisor.expand(area) for divisor, area in zip(divisors, areas, strict=True)])
         return batch._replace(planes=batch.planes.div_(by))
 
 
@@ -224,11 +225,12 @@ def plane_list(batch: ChannelBatch) -> Sequence[Tensor]:
 
 def image_limits(batch: ChannelBatch) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest pixel of the image that each plane belongs to, each (P,)."""
-    limits = torch.stack([torch.stack(plane.aminmax()) for plane in plane_list(batch)])  # (P, 2)
+    # along a named axis, because ONNX knows no other minimum
+    limits = torch.stack([torch.stack(plane.aminmax(dim=0)) for plane in plane_list(batch)])  # (P, 2)
     low, high = limits.unbind(1)
     bounds = batch.offsets.tolist()
-    lows = [low[a:b].amin().expand(b - a) for a, b in pairwise(bounds)]
-    highs = [high[a:b].amax().expand(b - a) for a, b in pairwise(bounds)]
+    lows = [low[a:b].amin(0, keepdim=True).expand(b - a) for a, b in pairwise(bounds)]
+    highs = [high[a:b].amax(0, keepdim=True).expand(b - a) for a, b in pairwise(bounds)]
     return torch.cat(lows), torch.cat(highs)
 
 

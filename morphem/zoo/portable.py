@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from morphem.encoder import Encoder, evaluating
 from morphem.errors import WeightsError
+from morphem.pickles import first_line
 from morphem.recipe import Recipe
 from morphem.types import ChannelBatch
 from morphem.zoo.own_record import draw
@@ -124,8 +125,7 @@ def trace(form: TensorForm, example: Tensor) -> Any:
             warnings.simplefilter("ignore")
             return torch.export.export(form, (example,), strict=False)
     except Exception as fault:  # whatever torch's tracer meets in a stranger's encoder
-        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
-        raise WeightsError(f"torch.export cannot take this encoder apart: {reason}") from fault
+        raise WeightsError(f"torch.export cannot take this encoder apart: {first_line(fault)}") from fault
 
 
 def write_program(program: Any, form: TensorForm, example: Tensor, folder: Path) -> float:
@@ -169,8 +169,8 @@ def write_onnx(program: Any, form: TensorForm, example: Tensor, folder: Path) ->
         options.log_severity_level = 3
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as fault:  # the exporter and the runtime raise classes of their own
-        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
-        raise WeightsError(f"ONNX cannot express this encoder: {reason}") from fault
+        # the exporter's own message is a page about itself; what it could not translate stands in the cause
+        raise WeightsError(f"ONNX cannot express this encoder: {first_line(fault.__cause__ or fault)}") from fault
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

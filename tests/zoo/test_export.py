@@ -20,8 +20,11 @@ from morphem.errors import ConfigError, WeightsError
 from morphem.normalizers import SelfNormalize
 from morphem.recipe import Recipe
 from morphem.zoo import portable, verify
+from morphem.zoo.base import Checkpoint
 from morphem.zoo.export import Portable, export, push_to_hub
+from morphem.zoo.golden import read_golden
 from morphem.zoo.own_record import channel_sets, draw, write
+from tests.zoo.test_golden_records import NAMES
 
 CHANNELS = ["actin", "nucleus"]
 JOINT = ["channel_attention", "channel_agnostic", "slot_attention", "memory_fusion"]
@@ -355,3 +358,28 @@ def test_a_hub_that_refuses_is_reported_in_one_sentence(
     monkeypatch.setattr(FakeHub, "create_repo", refuse)
     with pytest.raises(WeightsError, match=r"'me/mine' cannot be written \(401 Client Error\); log in"):
         push_to_hub(tmp_path, "me/mine")
+
+
+NOT_PORTABLE = {"microsnoop": "its percentiles are numpy's"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_encoders_of_every_family_are_exported_and_verify(name: str, golden: Path, tmp_path: Path) -> None:
+    record = read_golden(golden / f"{name}.json")
+    _, family = verify.family_of(record)
+    encoder = family.convert(Checkpoint.read(record.checkpoints()[0]))
+    forms = Portable() if name in NOT_PORTABLE else Portable(torch_export=True)
+    export(encoder, tmp_path, forms=forms)
+    report = verify.verify(tmp_path)
+    assert report.ok
+    assert len(report.comparisons) >= 8
+    first, again = family.to_authors(encoder), family.to_authors(morphem.load(tmp_path))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_what_is_not_portable_says_so(golden: Path, tmp_path: Path) -> None:
+    record = read_golden(golden / "microsnoop.json")
+    encoder = verify.family_of(record)[1].convert(Checkpoint.read(record.checkpoints()[0]))
+    with pytest.raises(WeightsError, match=r"torch\.export cannot take this encoder apart: .*numpy"):
+        export(encoder, tmp_path, forms=Portable(torch_export=True, channels=("nucleus",), size_px=(224, 224)))
