@@ -63,6 +63,8 @@ class Chammi75Channels(Pretrained):
         inner_normalisation: Whether the network normalises every plane once more as its first layer (eps 1e-5), as the
             published configuration of the MAE does. Where not given, as the file is: with a decoder, yes.
         channel_map: Number of each channel type, where no `channel_map.json` lies beside the file.
+        unknown: What a channel type gets that is not in the map: `error`, `zero`, `mean` or `nearest`; see
+            `ChannelAttention`.
         padded_channels: Repeat what the authors' code does to the smaller images of a batch; see `ChannelAttention`.
         padding_seen: Whether they see the padding, as in the DINO network; see there too.
         accidental_positions: Also repeat what the authors' code does by accident; see `ChannelAttention`.
@@ -82,6 +84,7 @@ class Chammi75Channels(Pretrained):
         network: Literal["student", "teacher"] = "student",
         inner_normalisation: bool | None = None,
         channel_map: Mapping[str, int] | None = None,
+        unknown: Literal["error", "zero", "mean", "nearest"] = "error",
         padded_channels: int | None = None,
         padding_seen: bool = False,
         accidental_positions: bool = False,
@@ -92,6 +95,7 @@ class Chammi75Channels(Pretrained):
         self.network = network
         self.inner_normalisation = inner_normalisation
         self.channel_map = channel_map
+        self.unknown = unknown
         self.padded_channels = padded_channels
         self.padding_seen = padding_seen
         self.accidental_positions = accidental_positions
@@ -118,6 +122,7 @@ class Chammi75Channels(Pretrained):
             self._channels(checkpoint),
             self.n_heads,
             f"{source} ({self.network})" if nested else source,
+            unknown=self.unknown,
             padded_channels=self.padded_channels,
             padding_seen=self.padding_seen,
             accidental_positions=self.accidental_positions,

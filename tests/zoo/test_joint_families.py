@@ -230,6 +230,15 @@ class TestNames:
         with pytest.raises(WeightsError, match="does not number its channels from 0 without gaps"):
             Chammi75Channels(channel_map=gaps).convert(checkpoint)
 
+    def test_types_outside_the_map_of_chammi75_are_refused_unless_told_what_they_get(self, golden: Path) -> None:
+        image, name = _image(1), "chammi75_channelvit_dino"
+        with pytest.raises(
+            ChannelError, match=r"'nucleoli' is not in the vocabulary .* or set unknown to zero"
+        ):
+            _encoder(golden, name).embed(image, ["nucleoli"])
+        nearest = _encoder(golden, name, unknown="nearest").embed(image, ["nucleoli"]).values
+        assert np.array_equal(nearest, _encoder(golden, name).embed(image, ["nucleus"]).values)
+
     def test_two_names_of_one_type_keep_their_own_embeddings(self, golden: Path) -> None:
         checkpoint = _fixture(golden, "chammi75_channelvit_dino").checkpoint
         names = ["mito", "mitochondria", *(f"stain {number}" for number in range(11))]
