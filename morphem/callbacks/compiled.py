@@ -63,6 +63,8 @@ class Compile(L.Callback):
             try:
                 compiler = torch._dynamo.lookup_backend(self.backend)
                 return compiler(graph, list(inputs))
+            except torch._dynamo.exc.RestartAnalysis:  # no failure: torch looks again, with what it has learned
+                raise
             except Exception as fault:  # a compiler may fail in any way
                 lines = str(fault).splitlines()
                 self.failed = f"{type(fault).__name__}: {lines[0] if lines else ''}"
