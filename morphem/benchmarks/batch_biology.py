@@ -7,7 +7,8 @@ Differs from scIB: neighbours are exact and Euclidean; kBET tests all rows toget
 did; clusters need the extra `leiden`, and the variant `without_clusters` does without.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -28,15 +29,26 @@ from morphem.benchmarks.base import (
 )
 from morphem.benchmarks.bootstrap import interval_of_mean
 from morphem.benchmarks.checks import is_missing
+from morphem.benchmarks.leiden import cluster_agreement
 from morphem.benchmarks.metrics import class_numbers
+from morphem.benchmarks.mixing import (
+    content_order,
+    graph_connectivity,
+    kbet,
+    lisi,
+    neighbours,
+    scaled_lisi,
+    silhouette_batch,
+    silhouette_label,
+)
 from morphem.benchmarks.neighbours import Ints
 from morphem.benchmarks.score import Score
 from morphem.benchmarks.tiny import planted
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
-Correction = Literal["none", "standardize", "sphering", "combat", "harmony"]
-_CORRECTIONS = ("none", "standardize", "sphering", "combat", "harmony")
+Correction = Literal["none", "standardize", "sphering", "tvn", "combat", "harmony", "scanorama"]
+_CORRECTIONS = ("none", "standardize", "sphering", "tvn", "combat", "harmony", "scanorama")
 _LABEL, _BATCH = "Metadata_label", "Metadata_Batch"
 _BATCH_SCORES = ("graph_connectivity", "kbet", "ilisi", "silhouette_batch")
 _BIOLOGY_SCORES = ("clisi", "silhouette_label", "leiden_ari", "leiden_nmi", "map")
@@ -52,8 +64,9 @@ class BatchBiology(Benchmark):
     Args:
         variant: `scib` weighs the scores as scIB and Arevalo et al. do.
         seed: Of the bootstrap and of clustering.
-        correction: What is done to profiles first: `none`, `standardize` (each batch), `sphering` (on controls),
-            `combat`, or `harmony` (needs the extra); score the same table with several and compare.
+        correction: What is done to profiles first: `none`, `standardize` (each batch), `sphering` or `tvn` (learn from
+            controls), `combat`, `harmony` or `scanorama` (need the extras of these names). With a correction the
+            details hold the scores before it too (`before`, `change`).
         n_neighbors: Of the graph and of kBET, at least 2.
         perplexity: Of LISI, above 1; three times as many neighbours are looked at. Published: 30.
         resolutions: Of the clustering; the best ARI and NMI over them count, as scIB does.
@@ -158,94 +171,66 @@ class BatchBiology(Benchmark):
         self.perplexity = perplexity
         self.resolutions = tuple(resolutions)
 
-    def adapt(self, inputs: Inputs) -> Inputs:
-        """Correct the profiles, with controls where a correction learns from them."""
-        return Inputs({"table": corrected(inputs.table, self.correction, self.seed)}, inputs.side)
-
     def score(self, inputs: Inputs) -> Score:
-        """Compute every score that the table allows."""
-        table = _without_controls(inputs.table)
-        labels, label_names = class_numbers(column(table, _LABEL), "batch_biology, labels")
-        batches, batch_names = class_numbers(column(table, _BATCH), "batch_biology, batches")
-        n_rows = len(table)
-        needed = max(self.n_neighbors, int(3 * self.perplexity))
-        if n_rows <= self.n_neighbors + 1:
-            raise DataError(f"batch_biology: {n_rows} wells are too few for {self.n_neighbors} neighbours of each.")
-        values = table.values.astype(np.float64)
-        index, distance = neighbours(values, min(needed, n_rows - 1))
-        near = index[:, : self.n_neighbors]
-        scores: dict[str, float] = {}
-        missing: dict[str, str] = {}
-        scores["graph_connectivity"] = graph_connectivity(near, labels)
-        scores["kbet"] = kbet(near, batches)
-        scores["ilisi"] = (float(np.median(lisi(index, distance, batches, self.perplexity))) - 1) / (
-            len(batch_names) - 1
-        )
-        scores["clisi"] = 1 - (float(np.median(lisi(index, distance, labels, self.perplexity))) - 1) / (
-            len(label_names) - 1
-        )
-        scores["silhouette_label"] = silhouette_label(values, labels)
-        self._silhouette_batch(values, labels, batches, scores, missing)
-        resolution = self._clusters(near, labels, scores, missing)
-        average_precisions = _retrieval(values, labels)
-        scores["map"] = float(np.mean(list(average_precisions.values())))
-        for name, members in (("batch", _BATCH_SCORES), ("biology", _BIOLOGY_SCORES)):
-            scores[name] = float(np.mean([scores[member] for member in members if member in scores]))
-        scores["overall"] = 0.4 * scores["batch"] + 0.6 * scores["biology"]
-        notes = tuple(f"{name} is not in the mean: {reason}" for name, reason in missing.items())
+        """Correct the profiles, and compute every score that the table allows, after and before."""
+        found = self._scores(corrected(inputs.table, self.correction, self.seed))
+        details: dict[str, Any] = dict(found.details)
+        if self.correction != "none":
+            before = self._scores(inputs.table).values
+            details["before"] = before
+            details["change"] = {name: found.values[name] - before[name] for name in found.values if name in before}
         return Score(
-            values=scores,
-            details={
-                "clustering": resolution,
-                "map_of_labels": {label_names[i]: v for i, v in average_precisions.items()},
-            },
-            intervals={"map": interval_of_mean(list(average_precisions.values()), "label", seed=self.seed)},
+            values=found.values,
+            details=details,
+            intervals={"map": interval_of_mean(list(found.precisions.values()), "label", seed=self.seed)},
             rules={
                 "correction": self.correction,
-                "neighbours": f"{self.n_neighbors} nearest wells, Euclidean; LISI looks at {index.shape[1]}",
+                "neighbours": f"{self.n_neighbors} nearest wells, Euclidean; LISI looks at {found.n_looked_at}",
                 "average": self.variants[self.variant],
                 "p_value": "none",
                 "negatives": "all wells of other labels, on all batches",
             },
-            counts={
-                "wells": n_rows,
-                "controls_left_out": len(inputs.table) - n_rows,
-                "labels": len(label_names),
-                "batches": len(batch_names),
-            },
-            missing=missing,
-            notes=notes,
+            counts=found.counts | {"controls_left_out": len(inputs.table) - found.counts["wells"]},
+            missing=found.missing,
+            notes=tuple(f"{name} is not in the mean: {reason}" for name, reason in found.missing.items()),
         )
 
-    def _silhouette_batch(
-        self, values: Doubles, labels: Ints, batches: Ints, scores: dict[str, float], missing: dict[str, str]
-    ) -> None:
-        found = silhouette_batch(values, labels, batches)
-        if found is None:
+    def _scores(self, table: FeatureTable) -> "_Found":
+        table = _without_controls(table)
+        table = take(table, content_order(table, (_LABEL, _BATCH)))  # clusters do not depend on the order of rows
+        labels, label_names = class_numbers(column(table, _LABEL), "batch_biology, labels")
+        batches, batch_names = class_numbers(column(table, _BATCH), "batch_biology, batches")
+        if len(table) <= self.n_neighbors + 1:
+            raise DataError(f"batch_biology: {len(table)} wells are too few for {self.n_neighbors} neighbours of each.")
+        values = table.values.astype(np.float64)
+        index, distance = neighbours(values, min(max(self.n_neighbors, int(3 * self.perplexity)), len(table) - 1))
+        near = index[:, : self.n_neighbors]
+        scores: dict[str, float] = {}
+        missing: dict[str, str] = {}
+        details: dict[str, Any] = {}
+        scores["graph_connectivity"] = graph_connectivity(near, labels)
+        scores["kbet"] = kbet(near, batches)
+        scores["ilisi"] = scaled_lisi(lisi(index, distance, batches, self.perplexity), len(batch_names))
+        scores["clisi"] = 1 - scaled_lisi(lisi(index, distance, labels, self.perplexity), len(label_names))
+        scores["silhouette_label"] = silhouette_label(values, labels)
+        mixed = silhouette_batch(values, labels, batches)
+        if mixed is None:
             missing["silhouette_batch"] = "no label has wells of two batches, and two of one"
         else:
-            scores["silhouette_batch"] = found
-
-    def _clusters(self, near: Ints, labels: Ints, scores: dict[str, float], missing: dict[str, str]) -> dict[str, Any]:
-        """Add ARI and NMI of the best resolutions, or the reason for none; return which they were."""
-        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
+            scores["silhouette_batch"] = mixed
         if self.variant == "without_clusters":
             missing |= dict.fromkeys(("leiden_ari", "leiden_nmi"), "the variant without_clusters leaves it out")
-            return {}
-        clustering = leiden()
-        found = {resolution: clustering(near, resolution, self.seed) for resolution in self.resolutions}
-        result: dict[str, Any] = {}
-        judges: dict[str, Callable[[Ints, Ints], float]] = {
-            "leiden_ari": adjusted_rand_score,
-            "leiden_nmi": normalized_mutual_info_score,
-        }
-        for name, judge in judges.items():
-            by_resolution = {resolution: float(judge(labels, cluster)) for resolution, cluster in found.items()}
-            best = max(by_resolution, key=lambda resolution: (by_resolution[resolution], -resolution))
-            scores[name] = max(0.0, by_resolution[best])
-            result[name] = {"resolution": best, "clusters": len(set(found[best].tolist()))}
-        return result
+        else:
+            agreement, details["clustering"] = cluster_agreement(near, labels, self.resolutions, self.seed)
+            scores |= agreement
+        precisions = {label_names[i]: value for i, value in _retrieval(values, labels).items()}
+        details["map_of_labels"] = precisions
+        scores["map"] = float(np.mean(list(precisions.values())))
+        for name, members in (("batch", _BATCH_SCORES), ("biology", _BIOLOGY_SCORES)):
+            scores[name] = float(np.mean([scores[member] for member in members if member in scores]))
+        scores["overall"] = 0.4 * scores["batch"] + 0.6 * scores["biology"]
+        counts = {"wells": len(table), "labels": len(label_names), "batches": len(batch_names)}
+        return _Found(scores, missing, details, precisions, counts, index.shape[1])
 
     @classmethod
     def tiny_instance(cls) -> "BatchBiology":
@@ -266,6 +251,27 @@ class BatchBiology(Benchmark):
             list(metadata[_LABEL]), seed=seed, effect=effect, batches=list(metadata[_BATCH]), batch_effect=0.1
         )
         return Inputs({"table": make_table(values, metadata)})
+
+
+@dataclass(frozen=True)
+class _Found:
+    """All scores of one table.
+
+    Attributes:
+        values: By name.
+        missing: Reasons by name.
+        details: Clusters, mAP of labels.
+        precisions: mAP of every label.
+        counts: Wells, labels, batches.
+        n_looked_at: Neighbours that LISI looks at.
+    """
+
+    values: dict[str, float]
+    missing: dict[str, str]
+    details: dict[str, Any]
+    precisions: dict[str, float]
+    counts: dict[str, int]
+    n_looked_at: int
 
 
 def corrected(table: FeatureTable, correction: str, seed: int) -> FeatureTable:
@@ -290,156 +296,16 @@ def corrected(table: FeatureTable, correction: str, seed: int) -> FeatureTable:
         return profiles.Combat(batch=(_BATCH,))(table)
     if correction == "harmony":
         return profiles.Harmony(batch=(_BATCH,))(table)
+    if correction == "scanorama":
+        return profiles.Scanorama(batch=(_BATCH,))(table)
     if not _controls(table).any():
-        raise DataError("batch_biology: correction='sphering' learns from controls, but no row says negcon.")
+        raise DataError(
+            f"batch_biology: correction='{correction}' learns from controls, but no row of Metadata_Control says "
+            "negcon; name the controls, or choose another correction."
+        )
     names = sorted({str(value) for value in column(table, "Metadata_Control")[_controls(table)]})
-    return profiles.Sphere(samples=f"Metadata_Control in {names!r}")(table)
-
-
-def neighbours(values: Doubles, count: int) -> tuple[Ints, Doubles]:
-    """Return the nearest other rows of every row and their distances, nearest first, (R, count) each.
-
-    Args:
-        values: (R, F).
-        count: Below R.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(values)
-    distance, index = search.kneighbors()  # without the row itself
-    return index.astype(np.int64), np.asarray(distance, np.float64)
-
-
-def graph_connectivity(near: Ints, labels: Ints) -> float:
-    """Return the mean over labels of the share of rows in the largest connected piece of the label's own graph.
-
-    Args:
-        near: Neighbours of every row, (R, K); an edge counts in both directions.
-        labels: (R,).
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows = np.repeat(np.arange(len(near)), near.shape[1])
-    graph = coo_array((np.ones(near.size), (rows, near.ravel())), shape=(len(near), len(near))).tocsr()
-    shares = []
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        _, piece = connected_components(graph[own][:, own], directed=False)
-        shares.append(np.bincount(piece).max() / len(own))
-    return float(np.mean(shares))
-
-
-def kbet(near: Ints, batches: Ints, alpha: float = 0.05) -> float:
-    """Return the share of rows whose neighbourhood does not differ from the whole table in its batches.
-
-    The neighbourhood is the row and its neighbours; chi-square test with one degree of freedom fewer than batches.
-
-    Args:
-        near: (R, K).
-        batches: (R,), 0 to B - 1.
-        alpha: Level of the test.
-    """
-    from scipy.stats import chi2
-
-    n_batches = int(batches.max()) + 1
-    share = np.bincount(batches, minlength=n_batches) / len(batches)
-    around = np.concatenate([np.arange(len(near))[:, None], near], axis=1)
-    counts = (batches[around][:, :, None] == np.arange(n_batches)).sum(1)  # (R, B)
-    expected = share * around.shape[1]
-    statistic = ((counts - expected) ** 2 / expected).sum(1)
-    return float((chi2.sf(statistic, n_batches - 1) >= alpha).mean())
-
-
-def lisi(index: Ints, distance: Doubles, labels: Ints, perplexity: float) -> Doubles:
-    """Return the effective number of labels around every row: 1 / sum of squared shares, with Gaussian weights.
-
-    Args:
-        index: Neighbours, (R, K).
-        distance: To them, (R, K).
-        labels: (R,), 0 to L - 1.
-        perplexity: The weights of every row have this one; the number of neighbours limits it.
-    """
-    weights = _weights(distance, min(perplexity, distance.shape[1] / 3))
-    simpson = np.zeros(len(index))
-    of_neighbours = labels[index]
-    for label in range(int(labels.max()) + 1):
-        simpson += np.where(of_neighbours == label, weights, 0.0).sum(1) ** 2
-    return 1.0 / simpson
-
-
-def _weights(distance: Doubles, perplexity: float, steps: int = 50) -> Doubles:
-    """Return weights exp(-beta d) that sum to 1 and have the entropy ln(perplexity), (R, K), by bisection."""
-    low, high = np.zeros(len(distance)), np.full(len(distance), np.inf)
-    beta = np.ones(len(distance))
-    nearest = distance.min(1, keepdims=True)
-    target = np.log(max(perplexity, 1.0 + 1e-9))
-    for _ in range(steps):
-        raw = np.exp(-beta[:, None] * (distance - nearest))
-        weights = raw / raw.sum(1, keepdims=True)
-        entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(1)
-        wide = entropy > target
-        low, high = np.where(wide, beta, low), np.where(wide, high, beta)
-        beta = np.where(np.isinf(high), beta * 2, (low + np.where(np.isinf(high), low, high)) / 2)
-    return np.asarray(weights, np.float64)
-
-
-def silhouette_label(values: Doubles, labels: Ints) -> float:
-    """Return (1 + mean silhouette of labels) / 2."""
-    from sklearn.metrics import silhouette_samples
-
-    if len(np.unique(labels)) >= len(labels):
-        raise DataError("batch_biology: every label has one well only; a score of biology needs replicates.")
-    return float((1 + silhouette_samples(values, labels).mean()) / 2)
-
-
-def silhouette_batch(values: Doubles, labels: Ints, batches: Ints) -> float | None:
-    """Return the mean over labels of the mean of 1 - |silhouette of batches inside the label|; None without a label.
-
-    Args:
-        values: (R, F).
-        labels: (R,).
-        batches: (R,).
-    """
-    from sklearn.metrics import silhouette_samples
-
-    scores = []
-    for label in np.unique(labels):
-        own = labels == label
-        count = len(np.unique(batches[own]))
-        if 2 <= count < own.sum():
-            scores.append(float((1 - np.abs(silhouette_samples(values[own], batches[own]))).mean()))
-    return float(np.mean(scores)) if scores else None
-
-
-def leiden() -> Callable[[Ints, float, int], Ints]:
-    """Return a function that clusters a graph of neighbours by Leiden's algorithm.
-
-    Raises:
-        ConfigError: If igraph is missing.
-    """
-    try:
-        import igraph
-    except ImportError as fault:
-        raise ConfigError(
-            "batch_biology: Leiden clusters need igraph (GPL-2.0-or-later); install 'morphem[leiden]', or take the "
-            "variant without_clusters."
-        ) from fault
-
-    def cluster(near: Ints, resolution: float, seed: int) -> Ints:
-        import random
-
-        rows = np.repeat(np.arange(len(near)), near.shape[1])
-        pairs = np.unique(np.sort(np.stack([rows, near.ravel()], axis=1), axis=1), axis=0)
-        graph = igraph.Graph(n=len(near), edges=pairs.tolist())
-        igraph.set_random_number_generator(random.Random(seed))
-        try:
-            found = graph.community_leiden(objective_function="modularity", resolution=resolution, n_iterations=-1)
-        finally:
-            igraph.set_random_number_generator(random)
-        return np.asarray(found.membership, np.int64)
-
-    return cluster
+    samples = f"Metadata_Control in {names!r}"
+    return profiles.TVN(samples, batch=(_BATCH,))(table) if correction == "tvn" else profiles.Sphere(samples)(table)
 
 
 def _retrieval(values: Doubles, labels: Ints) -> dict[int, float]:

@@ -13,26 +13,42 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from morphem.benchmarks.base import Benchmark, Column, FeatureRecipe, Inputs, Part, PublishedRow, column, make_table
-from morphem.benchmarks.bootstrap import interval
+from morphem.benchmarks.base import (
+    Benchmark,
+    Column,
+    FeatureRecipe,
+    Inputs,
+    Part,
+    PublishedRow,
+    make_table,
+    take,
+)
+from morphem.benchmarks.campfire_channels import of_channels, panel_channels, panels_of
+from morphem.benchmarks.campfire_probe import (
+    COMPOUND,
+    PLATE,
+    WELL,
+    Cells,
+    parts_of_classes,
+    plate_interval,
+    train_layer,
+)
 from morphem.benchmarks.campfire_split import (
     CONTROL_COMPOUNDS,
     HELD_OUT_PLATES,
     SPLITS,
     SplitSettings,
-    build_split,
     drawn,
+    split_of_cells,
 )
 from morphem.benchmarks.metrics import balanced_accuracy, confusion
+from morphem.benchmarks.mixing import content_order
 from morphem.benchmarks.neighbours import Ints
 from morphem.benchmarks.score import Score
 from morphem.benchmarks.splits import group_folds
 from morphem.benchmarks.tiny import planted
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
-
-_PLATE, _WELL, _COMPOUND = "Metadata_Plate", "Metadata_Well", "Metadata_Compound"
-Floats = NDArray[np.float32]
 
 
 def _row(model: str, values: tuple[float, float, float, float], note: str = "") -> PublishedRow:
@@ -43,7 +59,7 @@ def _row(model: str, values: tuple[float, float, float, float], note: str = "") 
 class Campfire(Benchmark):
     """Campfire: what is lost when the plate is new, when the compound is new, and when both are?
 
-    The table's split column is used where it has one; otherwise `build_split` makes it.
+    The table's split column is used where it has one, and checked; otherwise `build_split` makes it.
 
     Args:
         variant: See `variants`.
@@ -57,6 +73,9 @@ class Campfire(Benchmark):
         n_subsets: Equal parts of the training cells, one linear layer each; published: 10.
         n_folds: Of the probe of held-out compounds; published: 5.
         max_epochs: At least 1; published: 100.
+        panel: Channels whose features are probed: a published panel (`nu`, `mito`, `agp`, `nu_agp`, `nu_mito`,
+            `nu_agp_mito`, or the unseen `nu_er_rna`), or channel types joined by `+`; all of the table where not given.
+        channel_study: Probe every published panel besides; the scores are in the details.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -80,9 +99,9 @@ class Campfire(Benchmark):
             "table",
             "one row per cell",
             (
-                Column(_PLATE, "plate"),
-                Column(_WELL, "position on the plate"),
-                Column(_COMPOUND, "compound, by its JUMP identifier", ("Metadata_JCP2022", "Metadata_Reagent")),
+                Column(PLATE, "plate"),
+                Column(WELL, "position on the plate"),
+                Column(COMPOUND, "compound, by its JUMP identifier", ("Metadata_JCP2022", "Metadata_Reagent")),
                 Column("Metadata_Plate_Type", "TARGET2 or COMPOUND", required=False),
                 Column("Metadata_Split", "what a well is for; built where it is missing", required=False),
             ),
@@ -109,8 +128,8 @@ class Campfire(Benchmark):
         _row("ViT-S/8, ImageNet, unseen channels", (0.457, 0.356, 0.204, 0.191)),
     )
     interval_unit = "plate"
-    biology = _COMPOUND
-    control = (_COMPOUND, (CONTROL_COMPOUNDS[0], "DMSO"))
+    biology = COMPOUND
+    control = (COMPOUND, (CONTROL_COMPOUNDS[0], "DMSO"))
     tiny_finds = 0.4  # nine classes of 24 cells each to learn from, with noise as large as the effect
     tiny_null = 0.25
 
@@ -127,6 +146,8 @@ class Campfire(Benchmark):
         n_subsets: int = 10,
         n_folds: int = 5,
         max_epochs: int = 100,
+        panel: str | None = None,
+        channel_study: bool = False,
     ) -> None:
         super().__init__(variant, seed)
         counts = {
@@ -148,27 +169,29 @@ class Campfire(Benchmark):
         self.n_subsets = n_subsets
         self.n_folds = n_folds
         self.max_epochs = max_epochs
+        if panel is not None:
+            panel_channels(panel)
+        self.panel = panel
+        self.channel_study = channel_study
 
     def score(self, inputs: Inputs) -> Score:
         """Train and test both probes."""
-        table = inputs.table
-        split = self._split(table)
-        order = np.lexsort(
-            (*table.values[:, :3].T, *(column(table, n).astype(str) for n in (_WELL, _PLATE, _COMPOUND)))
-        )
-        cells = _Cells(table, split, order)
-        controls = self._controls(cells)
-        compounds, missing = self._compounds(cells)
-        values = {**controls.values, **compounds.values}
+        cells = take(inputs.table, content_order(inputs.table, (COMPOUND, PLATE, WELL)))  # whatever their order was
+        split = split_of_cells(cells, self._split_settings())
+        table = cells if self.panel is None else of_channels(cells, panel_channels(self.panel))
+        found, missing = self._probes(table, split)
+        values, details = found.values, dict(found.details)
+        if self.channel_study:
+            details["channel_study"] = self._study(cells, split)
         missing |= {
             name: "see Metadata_Split" for name in self.score_names if name not in values and name not in missing
         }
         return Score(
             values=values,
-            details={**controls.details, **compounds.details},
+            details=details,
             intervals={
-                name: _plate_interval(hits, plates, self.interval_unit, self.seed)
-                for name, (hits, plates) in {**controls.hits, **compounds.hits}.items()
+                name: plate_interval(hits, plates, self.interval_unit, self.seed)
+                for name, (hits, plates) in found.hits.items()
             },
             rules={
                 "split": "wells by plate and compound, see build_split; no well, and of held-out plates no plate, is "
@@ -176,33 +199,43 @@ class Campfire(Benchmark):
                 "classifier": "one linear layer on features as they are, AdamW (1e-3, weight decay 1e-2), halved every "
                 f"25 epochs, at most {self.max_epochs}, patience 25",
                 "variant": self.variants[self.variant],
+                "channels": "all of the table" if self.panel is None else ", ".join(panel_channels(self.panel)),
             },
             counts={f"cells_{name}": int((split == name).sum()) for name in SPLITS},
             missing=missing,
         )
 
-    def _split(self, table: FeatureTable) -> NDArray[Any]:
-        """Return what each cell is for."""
-        if "Metadata_Split" in table.metadata:
-            split = column(table, "Metadata_Split").astype(str)
-            wrong = sorted(set(split) - set(SPLITS))
-            if wrong:
-                raise DataError(f"campfire: Metadata_Split holds '{wrong[0]}'; allowed: {', '.join(SPLITS)}.")
-            return split
-        names = [name for name in (_PLATE, _WELL, _COMPOUND, "Metadata_Plate_Type") if name in table.metadata]
-        wells = table.metadata[names].astype(str).drop_duplicates().reset_index(drop=True)
-        settings = SplitSettings(
+    def _split_settings(self) -> SplitSettings:
+        return SplitSettings(
             held_out_plates=HELD_OUT_PLATES if self.held_out_plates is None else tuple(self.held_out_plates),
             n_held_out_compounds=self.n_held_out_compounds,
             n_train=self.n_train,
             n_val=self.n_val,
         )
-        wells["split"] = build_split(wells, settings).to_numpy()
-        place = {(p, w): s for p, w, s in zip(wells[_PLATE], wells[_WELL], wells["split"], strict=True)}
-        keys = zip(column(table, _PLATE).astype(str), column(table, _WELL).astype(str), strict=True)
-        return np.asarray([place[key] for key in keys], dtype=object)
 
-    def _controls(self, cells: "_Cells") -> "_Result":
+    def _probes(self, table: FeatureTable, split: NDArray[Any]) -> tuple["_Result", dict[str, str]]:
+        """Train and test both probes on one table, and say which scores it does not allow."""
+        cells = Cells(table, split, np.arange(len(table)))
+        controls = self._controls(cells)
+        compounds, missing = self._compounds(cells)
+        found = _Result(
+            {**controls.values, **compounds.values},
+            {**controls.details, **compounds.details},
+            {**controls.hits, **compounds.hits},
+        )
+        return found, missing
+
+    def _study(self, table: FeatureTable, split: NDArray[Any]) -> dict[str, dict[str, float]]:
+        """Return the scores of every published panel whose channels the table has, same cells and weights' seeds."""
+        panels = panels_of(table)
+        if not panels:
+            raise DataError(
+                "campfire: the channel study needs features of single channels (nucleus, mitochondria, ...); embed "
+                "with combine=concat, or set channel_study to false."
+            )
+        return {name: self._probes(of_channels(table, channels), split)[0].values for name, channels in panels.items()}
+
+    def _controls(self, cells: "Cells") -> "_Result":
         """Probe A: nine controls, one layer for each part of the training cells."""
         known = cells.take(np.isin(cells.compound, (*CONTROL_COMPOUNDS, "DMSO")))
         classes = sorted(set(known.compound))
@@ -257,12 +290,12 @@ class Campfire(Benchmark):
                 }
         return result
 
-    def _compounds(self, cells: "_Cells") -> tuple["_Result", dict[str, str]]:
+    def _compounds(self, cells: "Cells") -> tuple["_Result", dict[str, str]]:
         """Probe B: compounds that the encoder has not seen, in folds over plates, and on new plates."""
         result = _Result({}, {}, {})
         names = ("compounds_test", "compounds_ood_plate")
-        seen = cells.some("ood_compound", self.cells_per_well, self.seed, by=(_PLATE, _WELL))
-        new = cells.some("ood_both", self.cells_per_well, self.seed, by=(_PLATE, _WELL))
+        seen = cells.some("ood_compound", self.cells_per_well, self.seed, by=(PLATE, WELL))
+        new = cells.some("ood_both", self.cells_per_well, self.seed, by=(PLATE, WELL))
         classes = sorted(set(seen.compound))
         plates = sorted(set(seen.plate))
         if len(classes) < 2 or len(plates) < self.n_folds + (self.variant == "leak_free"):
@@ -316,11 +349,11 @@ class Campfire(Benchmark):
             compounds = [(name, role) for name in CONTROL_COMPOUNDS]
             compounds += [(f"JCP2022_9{i}", "ood_both" if role == "ood_plate" else "ood_compound") for i in range(4)]
             for well, (name, split) in enumerate(compounds):
-                row = {_PLATE: f"P{plate}", _WELL: f"A{well + 1:02d}", _COMPOUND: name, "Metadata_Split": split}
+                row = {PLATE: f"P{plate}", WELL: f"A{well + 1:02d}", COMPOUND: name, "Metadata_Split": split}
                 rows += [row] * 6
         metadata = pd.DataFrame(rows)
         values = planted(
-            list(metadata[_COMPOUND]), seed=seed, effect=effect, batches=list(metadata[_PLATE]), batch_effect=0.2
+            list(metadata[COMPOUND]), seed=seed, effect=effect, batches=list(metadata[PLATE]), batch_effect=0.2
         )
         return Inputs({"table": make_table(10 * values, metadata)})  # so that the slow published layer learns soon
 
@@ -332,129 +365,3 @@ class _Result:
     values: dict[str, float]
     details: dict[str, Any]
     hits: dict[str, tuple[NDArray[np.float64], NDArray[Any]]]
-
-
-class _Cells:
-    """Cells in an order that does not depend on that of the table.
-
-    Args:
-        table: One row per cell.
-        split: What each is for.
-        rows: Which, and in which order.
-    """
-
-    def __init__(self, table: FeatureTable, split: NDArray[Any], rows: Ints) -> None:
-        self._source = (table, split)
-        self._rows = np.asarray(rows, np.int64)
-        self.values: Floats = table.values[self._rows]
-        self.compound, self.plate, self.well = (
-            column(table, name).astype(str)[self._rows] for name in (_COMPOUND, _PLATE, _WELL)
-        )
-        self.split = split[self._rows]
-
-    def take(self, chosen: NDArray[np.bool_] | Ints) -> "_Cells":
-        return _Cells(*self._source, self._rows[chosen])
-
-    def numbers(self, classes: list[str]) -> Ints:
-        """Return the class of every cell, (R,)."""
-        return np.searchsorted(np.asarray(classes), self.compound).astype(np.int64)
-
-    def some(self, split: str, count: int, seed: int, by: tuple[str, ...] = (_PLATE,)) -> "_Cells":
-        """Return at most `count` cells of every compound and plate (and well) of a split, drawn without replacement."""
-        rows = np.flatnonzero(self.split == split)
-        parts = [self.compound, self.plate] + ([self.well] if _WELL in by else [])
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for row in rows:
-            groups.setdefault(tuple(str(part[row]) for part in parts), []).append(int(row))
-        from morphem.benchmarks.bootstrap import generator
-
-        chosen: list[int] = []
-        for name in sorted(groups):
-            members = groups[name]
-            random = generator(seed, "cells", split, *name)
-            chosen += sorted(random.choice(members, min(count, len(members)), replace=False).tolist())
-        return self.take(np.asarray(chosen, np.int64))
-
-
-def parts_of_classes(labels: NDArray[Any], n_parts: int, seed: int) -> Ints:
-    """Deal the rows of every class into equal parts at random, (R,).
-
-    Args:
-        labels: (R,).
-        n_parts: How many.
-        seed: Of the draw.
-    """
-    from morphem.benchmarks.bootstrap import generator
-
-    result = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        result[generator(seed, "parts", str(label)).permutation(own)] = np.arange(len(own)) % n_parts
-    return result
-
-
-def train_layer(
-    train: Floats,
-    labels: Ints,
-    validation: tuple[Floats, Ints],
-    tests: list[Floats],
-    *,
-    n_classes: int,
-    seed: int,
-    max_epochs: int,
-    keep_best: bool,
-    patience: int = 25,
-) -> list[Ints]:
-    """Train the published linear layer and return the classes that it gives to the rows of every test.
-
-    Global random numbers are neither used nor changed.
-
-    Args:
-        train: (M, F).
-        labels: (M,), 0 to K - 1.
-        validation: Rows and labels on whose accuracy training stops.
-        tests: Each (T, F); may be empty.
-        n_classes: K.
-        seed: Of the weights and the batches.
-        max_epochs: At least 1.
-        keep_best: Test the weights that validated best; otherwise the last ones, as published.
-        patience: Epochs without gain after which training stops.
-    """
-    import torch
-    from torch import nn
-
-    rows, wanted = torch.from_numpy(np.ascontiguousarray(train)), torch.from_numpy(labels)
-    judged, truth = torch.from_numpy(np.ascontiguousarray(validation[0])), torch.from_numpy(validation[1])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layer = nn.Linear(train.shape[1], n_classes)
-        optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3, weight_decay=1e-2)
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 25, 0.5)
-        best, best_epoch = -1.0, 0
-        best_weights = {name: value.clone() for name, value in layer.state_dict().items()}
-        for epoch in range(max_epochs):
-            for batch in torch.split(torch.randperm(len(rows)), 32):
-                loss: torch.Tensor = nn.functional.cross_entropy(layer(rows[batch]), wanted[batch])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            scheduler.step()
-            with torch.no_grad():
-                score = float((layer(judged).argmax(1) == truth).float().mean())
-            if score > best:
-                best, best_epoch = score, epoch
-                best_weights = {name: value.clone() for name, value in layer.state_dict().items()}
-            elif epoch - best_epoch >= patience:
-                break
-        if keep_best:
-            layer.load_state_dict(best_weights)
-        with torch.no_grad():
-            return [
-                layer(torch.from_numpy(np.ascontiguousarray(test))).argmax(1).numpy().astype(np.int64) for test in tests
-            ]
-
-
-def _plate_interval(hits: NDArray[np.float64], plates: NDArray[Any], unit: str, seed: int) -> Any:
-    names, number = np.unique(plates.astype(str), return_inverse=True)
-    sums, counts = np.bincount(number.reshape(-1), weights=hits), np.bincount(number.reshape(-1))
-    return interval(lambda chosen: float(sums[chosen].sum() / counts[chosen].sum()), len(names), unit, seed=seed)

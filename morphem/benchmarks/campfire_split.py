@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from morphem import rng
+from morphem.benchmarks.base import column
 from morphem.benchmarks.checks import is_missing
 from morphem.errors import ConfigError, DataError, unknown_name
+from morphem.features import FeatureTable
+
+_NAMES = ("Metadata_Plate", "Metadata_Well", "Metadata_Compound")
 
 CONTROL_COMPOUNDS = (
     "JCP2022_033924",  # DMSO
@@ -130,6 +135,60 @@ def build_split(wells: pd.DataFrame, settings: SplitSettings | None = None) -> p
     ]
     result[others.index[joins]] = "train"
     return result
+
+
+def split_of_cells(table: FeatureTable, settings: SplitSettings) -> NDArray[Any]:
+    """Return what each cell is for, (R,): as `Metadata_Split` says where the table has it, else by `build_split`.
+
+    Args:
+        table: One row per cell, with `Metadata_Plate`, `Metadata_Well` and `Metadata_Compound`.
+        settings: For `build_split`.
+
+    Raises:
+        DataError: If the table's own split has unknown words or a leak, or no split can be built.
+    """
+    if "Metadata_Split" in table.metadata:
+        split = column(table, "Metadata_Split").astype(str)
+        check_split(table.metadata, split)
+        return split
+    names = [name for name in (*_NAMES, "Metadata_Plate_Type") if name in table.metadata]
+    wells = table.metadata[names].astype(str).drop_duplicates().reset_index(drop=True)
+    wells["split"] = build_split(wells, settings).to_numpy()
+    place = dict(zip(zip(wells[_NAMES[0]], wells[_NAMES[1]], strict=True), wells["split"], strict=True))
+    keys = zip(column(table, _NAMES[0]).astype(str), column(table, _NAMES[1]).astype(str), strict=True)
+    return np.asarray([place[key] for key in keys], dtype=object)
+
+
+def check_split(rows: pd.DataFrame, split: Sequence[str] | NDArray[Any]) -> None:
+    """Refuse a split in which a well has two roles, or an unseen plate or compound is also a seen one.
+
+    Args:
+        rows: With `Metadata_Plate`, `Metadata_Well` and `Metadata_Compound`.
+        split: What each row is for.
+
+    Raises:
+        DataError: With the well, plate or compound.
+    """
+    roles = np.asarray(split).astype(str)
+    wrong = sorted(set(roles) - set(SPLITS))
+    if wrong:
+        raise DataError(f"campfire: Metadata_Split holds '{wrong[0]}'; allowed: {', '.join(SPLITS)}.")
+    plate, well, compound = (rows[name].astype(str).to_numpy(object) for name in _NAMES)
+    _one_side(np.char.add(np.char.add(plate.astype(str), " "), well.astype(str)), roles, "well")
+    used = roles != "unused"
+    new_plate, new_compound = np.isin(roles, ("ood_plate", "ood_both")), np.isin(roles, ("ood_compound", "ood_both"))
+    _one_side(plate[used], new_plate[used], "plate")
+    _one_side(compound[used], new_compound[used], "compound")
+
+
+def _one_side(names: NDArray[Any], sides: NDArray[Any], what: str) -> None:
+    both = pd.DataFrame({"name": names, "side": sides}).drop_duplicates()["name"]
+    doubled = sorted(set(both[both.duplicated()]))
+    if doubled:
+        has = "several roles" if what == "well" else "both a seen and an unseen role"
+        raise DataError(
+            f"campfire: Metadata_Split leaks: {what} {doubled[0]} has {has} ({len(doubled)} {what}s do); give each one."
+        )
 
 
 def drawn(names: Sequence[str], count: int, seed: int, *words: str) -> list[str]:
