@@ -6,6 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from morphem.benchmarks import knn
 from morphem.benchmarks.neighbours import EXCLUSIONS, exclusion
+from morphem.benchmarks.screen import fit_screen
 from morphem.errors import ConfigError, DataError
 from tests.references import scores as plain
 
@@ -117,3 +118,38 @@ def test_an_unknown_rule_or_metric_names_the_nearest() -> None:
         exclusion("nscbb")
     with pytest.raises(ConfigError, match="did you mean 'cosine'"):
         knn.nearest_within(np.eye(3), metric="cosin")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", knn.METRICS)
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_the_screen_changes_no_answer(metric: knn.Metric, power: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    values = random.normal(size=(900, 400)) * np.arange(1, 401) ** -power + 0.3
+    values[100:160] = values[200:260]  # ties
+    values, groups = values.astype(np.float32), random.integers(0, 7, 900)
+    plainly = knn.leave_one_group_out(values[300:], groups[300:], always=values[:300], metric=metric)
+    used: list[bool] = []
+    fit = knn.fit_screen
+
+    def watched(*args: np.ndarray) -> object:
+        screen = fit(*args)
+        used.append(screen is not None)
+        return screen
+
+    monkeypatch.setattr(knn, "fit_screen", watched)
+    monkeypatch.setattr(knn, "_SCREEN_PAIRS", 1)
+    monkeypatch.setattr(knn, "_BLOCK", 128)
+    screened = knn.leave_one_group_out(values[300:], groups[300:], always=values[:300], metric=metric)
+    np.testing.assert_array_equal(plainly.row, screened.row)
+    np.testing.assert_allclose(plainly.distance, screened.distance, atol=1e-9)
+    assert used == [power > 0] * 2  # white noise has no directions to look at first
+
+
+def test_the_screen_bounds_every_product_from_above() -> None:
+    random = np.random.default_rng(4)
+    values = (random.normal(size=(500, 400)) * np.arange(1, 401) ** -1.0).astype(np.float32)
+    screen = fit_screen(values, values, np.zeros(500, np.float32))
+    assert screen is not None
+    few = screen(values)
+    assert few.shape[1] < 100
+    assert (few @ few.T - values @ values.T).min() > -1e-5
