@@ -71,6 +71,7 @@ TORCH_FREE = [
     "morphem.sources.sheet",
     "morphem.cli",
     "morphem.cli.ingest",
+    "morphem.cli.models",
     "morphem.cells",
     "morphem.curation",
     "morphem.report",

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from morphem import weights
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError, WeightsError, unknown_name
@@ -62,7 +64,11 @@ def load(
     if path.suffix in _SUFFIXES or not weights.is_hub_id(name) or is_path:
         hint = unknown_name("model", name, catalogue.list_models())
         raise WeightsError(f"'{name}' is neither a file, a folder nor a hub id (owner/name). {hint}")
-    _no_facts(name, _How(family, record, facts, inert))
+    if family or record or facts:
+        raise ConfigError(
+            f"'{name}' is no record of the zoo, so it has to be an encoder of morphem, which says itself what it is; "
+            "if it is of a known family, download its file and give the path with family=... or record=..."
+        )
     return Encoder.from_pretrained(name, revision, local_files_only)
 
 
@@ -102,12 +108,13 @@ def _from_entry(
     if isinstance(entry.record.location, Computed):
         if revision is not None:
             raise WeightsError(f"'{entry.record.name}' is computed; it has no revision ('{revision}').")
-        encoder, origin = family.build(), {"model": entry.record.name}
+        with torch.random.fork_rng():
+            encoder, origin = family.build(), {"model": entry.record.name}
     else:
         fetched = download.fetch(
             entry.record, revision=revision, local_files_only=local_files_only, accept_license=accept_license
         )
-        encoder = family.convert(Checkpoint.read(fetched.path, inert))
+        encoder = _converted(family, Checkpoint.read(fetched.path, inert))
         origin = {"model": entry.record.name, "revision": fetched.revision}
     encoder.origin = origin
     encoder.card = {**_card(entry), **encoder.card}
@@ -127,6 +134,12 @@ def _card(entry: catalogue.Entry) -> dict[str, Any]:
         "source": record.source,
         "input_domain": record.input_domain,
     }
+
+
+def _converted(family: Pretrained, checkpoint: Checkpoint) -> Encoder:
+    """Convert a file; the global random state stays as it was, though networks draw weights before they get theirs."""
+    with torch.random.fork_rng():
+        return family.convert(checkpoint)
 
 
 def _from_folder(folder: Path, how: _How) -> Encoder:
@@ -168,7 +181,7 @@ def _from_file(path: Path, how: _How) -> Encoder:
     if how.record is not None:
         return _of_record(checkpoint, how)
     name, cls = catalogue.recognise(checkpoint, how.family)
-    encoder = catalogue.build(name, cls, how.facts).convert(checkpoint)
+    encoder = _converted(catalogue.build(name, cls, how.facts), checkpoint)
     encoder.origin = {"model": str(path)}
     encoder.card = {**_family_card(name, cls), **encoder.card}
     return encoder
@@ -181,7 +194,7 @@ def _of_record(checkpoint: Checkpoint, how: _How) -> Encoder:
         raise WeightsError(unknown_name("record", str(how.record), catalogue.list_models()))
     if how.family not in (None, entry.family):
         raise ConfigError(f"the record '{how.record}' is of the family '{entry.family}', not '{how.family}'.")
-    encoder = catalogue.build(entry.family, entry.cls, {**entry.record.facts, **how.facts}).convert(checkpoint)
+    encoder = _converted(catalogue.build(entry.family, entry.cls, {**entry.record.facts, **how.facts}), checkpoint)
     encoder.origin = {"model": str(checkpoint.path)}
     encoder.card = {**_card(entry), **encoder.card}
     return encoder
@@ -219,7 +232,8 @@ def _from_content(content: Mapping[str, Any], source: str) -> Encoder:
     spec = ours["spec"].get("init_args", {}).get("encoder")
     if spec is None:
         raise WeightsError(f"{source} says nothing of its encoder; it is damaged, or of another version.")
-    encoder = from_spec(spec)
+    with torch.random.fork_rng():
+        encoder = from_spec(spec)
     prefix = ours["exported"]
     tensors = {
         name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items() if name.startswith(prefix)

@@ -163,3 +163,38 @@ def test_a_damaged_note_of_a_licence_is_named(cache: Path) -> None:
 def test_an_open_licence_needs_no_word(address: str) -> None:
     assert fetch(at(address), progress=False).path.is_file()
     assert not licences.is_accepted(WEB)
+
+
+def in_the_hubs_cache(cache: Path, commit: str, branch: str = "main") -> None:
+    """Lay the file of `HUB` down as the hub's cache has it."""
+    repository = cache.parent / "hub" / "models--lab--tiny"
+    write(repository / "snapshots" / commit / "model.safetensors")
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / branch).write_text(commit)
+
+
+def test_a_file_of_the_hub_comes_from_its_cache_with_its_commit(cache: Path) -> None:
+    in_the_hubs_cache(cache, "c" * 40)
+    fetched = fetch(HUB, local_files_only=True)
+    assert fetched.revision == "c" * 40
+    assert fetched.path.name == "model.safetensors"
+
+
+def test_the_pinned_commit_is_taken_and_another_only_where_asked_for(cache: Path) -> None:
+    in_the_hubs_cache(cache, "a" * 40, "main")
+    in_the_hubs_cache(cache, "b" * 40, "v2")
+    pinned = replace(HUB, location=replace(HUB.location, revision="b" * 40))
+    assert fetch(pinned, local_files_only=True).revision == "b" * 40
+    assert fetch(pinned, revision="a" * 40, local_files_only=True).revision == "a" * 40
+    assert fetch(HUB, revision="v2", local_files_only=True).revision == "b" * 40
+
+
+def test_a_gated_repository_says_where_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(*_: object, **__: object) -> None:
+        raise GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(WeightsError, match=r"ask at https://huggingface\.co/lab/tiny, then log in"):
+        fetch(HUB)

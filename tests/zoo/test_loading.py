@@ -183,3 +183,15 @@ def test_a_damaged_side_file_is_named(tiny_zoo: Path, tmp_path: Path) -> None:
     (tmp_path / "a.config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"a\.config\.json is damaged"):
         morphem.load(tmp_path / "a.pth")
+
+
+def test_a_hub_id_that_is_no_record_takes_no_family(tiny_zoo: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'some/body' is no record of the zoo.*download its file and give the path"):
+        morphem.load("some/body", family="tiny")
+
+
+def test_loading_leaves_the_global_generator_as_it_was(tiny_zoo: Path, tmp_path: Path) -> None:
+    write(tmp_path / "a.pth")
+    before = torch.random.get_rng_state()
+    morphem.load(tmp_path / "a.pth")
+    assert torch.equal(before, torch.random.get_rng_state())
