@@ -189,12 +189,15 @@ class Pretrained(ABC):
 
     Attributes:
         records: What was released, the best known first.
+        fixture: How the names of its golden records begin, where `from_golden` goes by the name. A record of another
+            name is then told by its checkpoint.
         not_compared: Outputs of golden records that `replay` leaves out, with the reason: by `case.output`, by `case`
             for all outputs of a case, or by `output` for one in all cases. Printed by `verify` and in docs/zoo.md.
         generic: Whether the family reads what any code of a kind writes: it is taken where no other recognises a file.
     """
 
     records: ClassVar[tuple[Record, ...]]
+    fixture: ClassVar[str] = ""
     not_compared: ClassVar[Mapping[str, str]] = MappingProxyType({})
     generic: ClassVar[bool] = False
 

@@ -142,6 +142,7 @@ class ChannelAdaptiveDINO(_CellDINO):
         antialias: Whether the resize of `knn` widens its filter where it shrinks, as torchvision does since 0.17.
     """
 
+    fixture: ClassVar[str] = "cadino"
     records: ClassVar[tuple[Record, ...]] = CHANNEL_ADAPTIVE
     shorter_side_px: ClassVar[int | None] = _SHORTER_SIDE_PX
 
@@ -173,7 +174,7 @@ class ChannelAdaptiveDINO(_CellDINO):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the heads of the record."""
-        if not str(record.get("fixture", "")).startswith("cadino"):
+        if not str(record.get("fixture", "")).startswith(cls.fixture):
             return None
         return cls(n_heads=record["constructor"]["num_heads"], recipe="plain")
 
@@ -231,6 +232,7 @@ class CellDINO(_CellDINO):
         mean_patch: Whether the mean patch token of the last block follows them.
     """
 
+    fixture: ClassVar[str] = "celldino"
     records: ClassVar[tuple[Record, ...]] = CELL_DINO
 
     def __init__(
@@ -273,7 +275,7 @@ class CellDINO(_CellDINO):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the heads of the record; its channels go by numbers, so any names will do."""
-        if not str(record.get("fixture", "")).startswith("celldino"):
+        if not str(record.get("fixture", "")).startswith(cls.fixture):
             return None
         constructor = record["constructor"]
         names = {4: ATLAS, 5: CELL_PAINTING}.get(constructor["in_chans"])

@@ -104,6 +104,7 @@ class DINOBagOfChannels(Pretrained):
             their training. It matters for nearly empty planes alone.
     """
 
+    fixture: ClassVar[str] = "morphem_"
     records: ClassVar[tuple[Record, ...]] = (
         Record(
             name="morphem",
@@ -166,7 +167,7 @@ class DINOBagOfChannels(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the heads of records of the one-channel DINO network."""
-        if not str(record.get("fixture", "")).startswith("morphem_"):
+        if not str(record.get("fixture", "")).startswith(cls.fixture):
             return None
         return cls(n_heads=record["constructor"]["num_heads"])
 
@@ -207,6 +208,7 @@ class MAEBagOfChannels(Pretrained):
         n_heads: Attention heads; where not given, 6 for ViT-S, 12 for ViT-B, 16 for ViT-L, by the width.
     """
 
+    fixture: ClassVar[str] = "chammi75_mae_boc"
     records: ClassVar[tuple[Record, ...]] = tuple(
         _record("mae", "Masked autoencoder", size, "only", _PREPARATION) for size in _SIZES
     )
@@ -241,7 +243,7 @@ class MAEBagOfChannels(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the heads of the record."""
-        if not str(record.get("fixture", "")).startswith("chammi75_mae_boc"):
+        if not str(record.get("fixture", "")).startswith(cls.fixture):
             return None
         return cls(n_heads=record["constructor"]["num_heads"])
 
@@ -269,6 +271,7 @@ class SimCLRBagOfChannels(Pretrained):
         n_heads: Attention heads; where not given, 6 for ViT-S, 12 for ViT-B, by the width.
     """
 
+    fixture: ClassVar[str] = "chammi75_simclr_boc"
     records: ClassVar[tuple[Record, ...]] = tuple(
         _record("simclr", "SimCLR", size, "only", f"{_PREPARATION}, then z-score again (eps 1e-5)")
         for size in ("vits16", "vitb16")
@@ -305,7 +308,7 @@ class SimCLRBagOfChannels(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the heads of the record."""
-        if not str(record.get("fixture", "")).startswith("chammi75_simclr_boc"):
+        if not str(record.get("fixture", "")).startswith(cls.fixture):
             return None
         return cls(n_heads=record["constructor"]["num_heads"])
 

@@ -20,6 +20,7 @@ DEFAULT_TOLERANCE_F64 = 1e-6
 _KEYS = ("suggested_absolute_tolerance_float32", "absolute_tolerance_float32", "absolute_tolerance", "tolerance")
 _KEYS_F64 = ("suggested_absolute_tolerance_float64", "absolute_tolerance_float64")
 _SUFFIX_F64 = "_f64"
+_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Golden:
         """
         container = self.record.get("container", {})
         names = [container["file"]] if "file" in container else list(container.get("files", {}))
+        names = names or [name for name in self.record.get("files", []) if _is_checkpoint(str(name))]
         if not names:
             raise WeightsError(f"{self.path} names no checkpoint (container.file or container.files).")
         paths = [self.path.with_name(str(name)) for name in names]
@@ -113,6 +115,10 @@ def _sub(mapping: Any, *keys: str) -> Mapping[str, Any]:
     for key in keys:
         mapping = mapping.get(key, {}) if isinstance(mapping, Mapping) else {}
     return mapping if isinstance(mapping, Mapping) else {}
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.endswith(_SUFFIXES) and not name.endswith(".golden.safetensors")
 
 
 def _is_number(value: Any) -> bool:

@@ -72,6 +72,7 @@ class Microsnoop(Pretrained):
         ConfigError: If the side is below 1.
     """
 
+    fixture: ClassVar[str] = "microsnoop"
     records: ClassVar[tuple[Record, ...]] = (
         Record(
             name="microsnoop",
@@ -139,7 +140,7 @@ class Microsnoop(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take `microsnoop*` records."""
-        return cls() if str(record.get("fixture", "")).startswith("microsnoop") else None
+        return cls() if str(record.get("fixture", "")).startswith(cls.fixture) else None
 
     def replay(
         self,

@@ -112,6 +112,7 @@ class SubCell(Pretrained):
         ConfigError: If `pairs` is given with other than two channels, or `n_heads` is below 1.
     """
 
+    fixture: ClassVar[str] = "subcell"
     records: ClassVar[tuple[Record, ...]] = _records()
 
     def __init__(
@@ -236,7 +237,7 @@ class SubCell(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take heads, epsilon and channels of a `subcell_*` record."""
-        if not str(record.get("fixture", "")).startswith("subcell"):
+        if not str(record.get("fixture", "")).startswith(cls.fixture):
             return None
         transformer = record["constructor"]["vit_model"]
         letters = [re.search(r"\((\w)\)$", name) for name in record["channel_names"]]

@@ -57,6 +57,7 @@ class TimmViTs(Pretrained):
         ConfigError: If `brightness` is neither, `n_heads` is below 1, or one of `mean` and `std` is missing.
     """
 
+    fixture: ClassVar[str] = "dinov2_boc"
     records: ClassVar[tuple[Record, ...]] = RECORDS
 
     def __init__(
@@ -221,7 +222,7 @@ class TimmViTs(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the facts of `dinov2_boc*` records: heads, epsilon, resampling of positions, mean and std."""
-        if not str(record.get("fixture", "")).startswith("dinov2_boc"):
+        if not str(record.get("fixture", "")).startswith(cls.fixture):
             return None
         constructor, pixels = record["constructor"], record["normalisation"]
         return cls(

@@ -44,6 +44,7 @@ class UniDINO(Pretrained):
         keep_blank_tiles: Embed all tiles, blank ones too.
     """
 
+    fixture: ClassVar[str] = "unidino"
     records: ClassVar[tuple[Record, ...]] = (
         Record(
             name="unidino",
@@ -114,7 +115,7 @@ class UniDINO(Pretrained):
     @classmethod
     def from_golden(cls, record: Mapping[str, Any]) -> Self | None:
         """Take the heads of the record, whose tiles are counted by the authors' loop."""
-        if not str(record.get("fixture", "")).startswith("unidino"):
+        if not str(record.get("fixture", "")).startswith(cls.fixture):
             return None
         return cls(n_heads=record["constructor"]["num_heads"], square_grid=True)
 

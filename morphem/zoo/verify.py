@@ -131,13 +131,23 @@ def family_of(golden: Golden) -> tuple[str, Pretrained]:
         WeightsError: If none does, or several do.
     """
     found = {name: cls.from_golden(golden.record) for name, cls in catalogue.families().items()}
-    known = {name: family for name, family in found.items() if family is not None}
+    known = {name: family for name, family in found.items() if family is not None} or _by_checkpoint(golden)
     if len(known) != 1:
         who = f"is claimed by {' and '.join(sorted(known))}" if known else "is of no family that morphem knows"
         raise WeightsError(
             f"the golden record {golden.path} (fixture '{golden.name}', peer '{golden.record.get('peer')}') {who}."
         )
     return next(iter(known.items()))
+
+
+def _by_checkpoint(golden: Golden) -> dict[str, Pretrained]:
+    """Return the family that recognises the record's checkpoint, told the facts under the name that it goes by."""
+    try:
+        name, cls = catalogue.recognise(Checkpoint.read(golden.checkpoints()[0]))
+    except WeightsError:
+        return {}
+    family = cls.from_golden({**golden.record, "fixture": cls.fixture}) if cls.fixture else None
+    return {} if family is None else {name: family}
 
 
 def _verify_family(golden: Golden, name: str, family: Pretrained) -> Report:

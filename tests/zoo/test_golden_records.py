@@ -1,6 +1,7 @@
 """Every record of ../shared/golden: its file is recognised, and every case gives what the authors' own code gave."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,11 @@ def test_every_record_of_the_folder_is_tested(golden: Path) -> None:
         path.stem for path in golden.glob("*.json") if "cases" in (json.loads(path.read_text()) or {}) and path.stem
     }
     assert with_cases == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_golden_record_under_another_name_is_told_by_its_checkpoint(name: str, golden: Path) -> None:
+    record = read_golden(golden / f"{name}.json")
+    renamed = replace(record, record={**record.record, "fixture": "another"})
+    (first, known), (second, told) = verify.family_of(record), verify.family_of(renamed)
+    assert (first, vars(known)) == (second, vars(told))

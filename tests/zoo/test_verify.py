@@ -193,6 +193,11 @@ def test_a_damaged_record_is_refused_with_what_is_wrong(record: Path, break_it: 
         verify.verify(record)
 
 
+def test_a_record_may_name_its_checkpoint_among_its_files_alone(record: Path) -> None:
+    change(record, container={}, files=["tiny.golden.safetensors", "tiny.json", "tiny.pth"])
+    assert verify.verify(record).files == ("tiny.pth",)
+
+
 def test_an_output_that_the_tensors_lack_is_named(record: Path) -> None:
     cases = json.loads(record.read_text())["cases"]
     cases["a"]["outputs"]["more"] = "a.more"
