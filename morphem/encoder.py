@@ -57,8 +57,8 @@ class Encoder(nn.Module, Configurable):
             leaves planes as they are (their sides must then suit the backbone).
         interpolation: Of the resize. MorphEm's authors use `bilinear`.
         antialias: Whether to widen the filter where the resize shrinks.
-        fit: How planes become squares: `stretch` (resize), `centre_crop`, `pad` or `pad_and_stretch`; see
-            `morphem.geometry.Geometry`.
+        fit: How planes become squares: `stretch` (resize), `centre_crop`, `crop_and_stretch`, `pad` or
+            `pad_and_stretch`; see `morphem.geometry.Geometry`.
         shorter_side_px: With `centre_crop`: resize the shorter side to this first.
         after_resize: What is done to pixels after they were resized: what the network itself sees is normalised.
         recipe: How an image is cut and how its pieces become a row; the whole image where not given.

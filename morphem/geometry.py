@@ -10,8 +10,8 @@ from morphem.errors import ConfigError, DataError
 from morphem.resample import Interpolation, resample, working_type
 from morphem.types import ChannelBatch
 
-Fit = Literal["stretch", "centre_crop", "pad", "pad_and_stretch"]
-FITS: tuple[Fit, ...] = ("stretch", "centre_crop", "pad", "pad_and_stretch")
+Fit = Literal["stretch", "centre_crop", "crop_and_stretch", "pad", "pad_and_stretch"]
+FITS: tuple[Fit, ...] = ("stretch", "centre_crop", "crop_and_stretch", "pad", "pad_and_stretch")
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Geometry:
     Attributes:
         size_px: Side of the square.
         fit: `stretch` resizes both sides, whatever the proportions; `centre_crop` cuts the square out of the middle;
+            `crop_and_stretch` cuts the largest square out of the middle and resizes it;
             `pad` puts zeros around a smaller plane, the smaller half at the top and left, and refuses a larger one;
             `pad_and_stretch` pads the shorter side to the longer one in the same way, then resizes.
         shorter_side_px: With `centre_crop`: the shorter side is resized to this first, the other in proportion and
@@ -57,7 +58,7 @@ class Geometry:
     @property
     def resizes(self) -> bool:
         """Whether planes are resampled at all."""
-        return self.fit in ("stretch", "pad_and_stretch") or self.shorter_side_px is not None
+        return self.fit in ("stretch", "crop_and_stretch", "pad_and_stretch") or self.shorter_side_px is not None
 
     def __call__(self, batch: ChannelBatch) -> Tensor:
         """Make squares of planes, (P, 1, S, S).
@@ -71,7 +72,7 @@ class Geometry:
         side = self.size_px
         if self.fit != "centre_crop" and bool((batch.sizes == side).all()):
             return batch.planes.reshape(-1, 1, side, side)
-        if self.fit == "stretch":
+        if self.fit in ("stretch", "crop_and_stretch"):
             return self._stretch(batch)
         if self.fit == "centre_crop":
             return self._centre_crop(batch)
@@ -81,9 +82,14 @@ class Geometry:
         return self._stretch(pad(batch, batch.sizes.amax(1).cpu()))
 
     def _stretch(self, batch: ChannelBatch) -> Tensor:
-        whole = torch.cat([torch.zeros_like(batch.sizes), batch.sizes], dim=1)
+        sides, first = batch.sizes, torch.zeros_like(batch.sizes)
+        if self.fit == "crop_and_stretch":
+            sides = batch.sizes.amin(1, keepdim=True).expand(-1, 2)
+            first = torch.round((batch.sizes - sides) / 2).long()  # halves to even, as in `centre_crop`
         size = (self.size_px, self.size_px)
-        return resample(batch, whole, size, interpolation=self.interpolation, antialias=self.antialias)
+        return resample(
+            batch, torch.cat([first, sides], dim=1), size, interpolation=self.interpolation, antialias=self.antialias
+        )
 
     def _centre_crop(self, batch: ChannelBatch) -> Tensor:
         side = self.size_px

@@ -56,6 +56,20 @@ def test_the_shorter_side_is_resized_before_the_crop(
     torch.testing.assert_close(found, whole[top : top + 16, left : left + 16], atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("size", "corner", "side"), [((20, 31), (0, 6), 20), ((33, 16), (8, 0), 16), ((16, 16), (0, 0), 16)]
+)
+def test_the_largest_square_is_cut_out_before_the_resize(
+    size: tuple[int, int], corner: tuple[int, int], side: int
+) -> None:
+    batch = _batch(size)
+    found = Geometry(16, "crop_and_stretch")(batch)[0]
+    (y, x), plane = corner, _planes(batch)[0]
+    square = plane[None, None, y : y + side, x : x + side]
+    expected = interpolate(square, (16, 16), mode="bilinear", antialias=True)[0]
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+
+
 def test_smaller_planes_are_padded_with_the_smaller_half_first() -> None:
     batch = _batch((9, 16), (4, 7))
     for square, plane in zip(Geometry(16, "pad")(batch), _planes(batch), strict=True):
@@ -87,7 +101,7 @@ def test_planes_smaller_than_the_crop_are_refused() -> None:
     ("settings", "message"),
     [
         ({"size_px": 0}, "input_size_px=0 must be at least 1"),
-        ({"fit": "squeeze"}, "fit='squeeze' must be one of stretch, centre_crop, pad, pad_and_stretch"),
+        ({"fit": "squeeze"}, "fit='squeeze' must be one of stretch, centre_crop, crop_and_stretch, pad"),
         ({"interpolation": "nearest"}, "interpolation='nearest' must be"),
         ({"shorter_side_px": 20}, "shorter_side_px=20 has no effect with fit='stretch'"),
         ({"fit": "centre_crop", "shorter_side_px": 10}, "shorter_side_px=10 must be at least input_size_px=16"),

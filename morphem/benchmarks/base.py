@@ -60,6 +60,11 @@ class FeatureRecipe:
         combine: `concat` (bag of channels side by side), `mean` or `none`.
         aggregate: Average rows to `cell`, `image` or `well`; None keeps them.
         query: Selects channel planes.
+        mask: What is outside of a cell, with unit `cell`: `none` (it stays), `zero` or `background`.
+        prepare: What is done to pixels in place of the encoder's own preparation, by its name in
+            `morphem.protocol_pixels.PREPARATIONS`; `own` leaves it to the encoder.
+        as_stored: Whether the published images are 8-bit pixels that nobody may stretch; shards that were clipped
+            (`morphem ingest` without `--clip none`) then put the mark on scores.
         differs: What of the published preprocessing this path does not do, one sentence each; each puts the mark `*`
             on scores that were made from images.
     """
@@ -70,6 +75,9 @@ class FeatureRecipe:
     combine: Combine = "concat"
     aggregate: Level | None = None
     query: str | None = None
+    mask: Literal["none", "zero", "background"] = "none"
+    prepare: str = "own"
+    as_stored: bool = False
     differs: tuple[str, ...] = ()
 
 

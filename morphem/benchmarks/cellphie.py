@@ -20,13 +20,14 @@ from morphem.benchmarks.classifiers import standardise
 from morphem.benchmarks.metrics import auroc
 from morphem.benchmarks.score import Score
 from morphem.benchmarks.tiny import planted
-from morphem.errors import DataError
+from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
 CONTROL = "non-target"
 LEFT_OUT_GENES = ("DGKE", "GAS7")
 TIME = "D28"
 MIN_TEST_CELLS = 5
+N_CHANNELS = 14
 _SEED = 42  # the published one, of the solver
 _COMPONENTS = {"per_channel_20": 20, "global_20": 20, "global_384": 384}
 _TABLE = "CHAMMI-75, Table D21"
@@ -47,6 +48,9 @@ class CellPhie(Benchmark):
         variant: How features are reduced first; `per_channel_20` made the published numbers of bags of channels.
         seed: Of the bootstrap; the solver keeps the published seed.
         max_iter: Iterations of the solver, at least 1; published: 1000.
+
+    Raises:
+        ConfigError: If `max_iter` is below 1.
     """
 
     protocol_version = 1
@@ -65,14 +69,14 @@ class CellPhie(Benchmark):
     parts = (
         Part(
             "table",
-            "one row per neuron, cut out by its mask, fourteen channels",
+            "one row per neuron of 64 x 64 pixels, cut out by its mask, fourteen channels",
             (
                 Column("Metadata_Gene", "silenced gene, or non-target", ("Metadata_Reagent",)),
                 Column("Metadata_Train", "1 to learn from, 0 to test on", ("Metadata_train",)),
                 Column("Metadata_Timepoint", "day; D28 is scored", ("Metadata_Time",), required=False),
             ),
             "cellphie",
-            FeatureRecipe(unit="image"),
+            FeatureRecipe(unit="cell", crop_size_px=64, mask="zero", prepare="unresized_grey_levels", as_stored=True),
         ),
     )
     score_names: ClassVar[Mapping[str, str]] = {
@@ -83,8 +87,10 @@ class CellPhie(Benchmark):
     }
     variants: ClassVar[Mapping[str, str]] = {
         "per_channel_20": "20 principal components of every channel; made the published numbers of bags of channels",
-        "global_20": "20 principal components of all features together, as the code had for two months",
-        "global_384": "384 principal components of all features together, which the README's command runs",
+        "global_20": "20 principal components of all features together, as the code had for two months; for encoders "
+        "that give one vector for all channels",
+        "global_384": "384 principal components of all features together, which the README's command runs; exact here, "
+        "by a randomised solver without a seed there",
         "none": "features as they are, only scaled",
     }
     published = (
@@ -94,6 +100,10 @@ class CellPhie(Benchmark):
         _row("DINOv2 ViT-S", 73.95, 72.27, 76.29, 68.97, "Table 1 prints its F1, 72.27, as the AUC"),
         _row("DINO trained on this set", 73.72, 72.30, 74.76, 70.44),
         _row("SubCell ViT-B", 71.24, 70.60, 74.26, 67.78),
+        PublishedRow("DINO-BoC, IDRCell100k", {"auc": 0.7914}, "CHAMMI-75, Table 1"),
+        PublishedRow("ChA-MAEViT", {"auc": 0.7612}, "CHAMMI-75, Table 2"),
+        PublishedRow("MCA-SupC", {"auc": 0.7559}, "CHAMMI-75, Table 2"),
+        PublishedRow("MCA-SSL", {"auc": 0.6793}, "CHAMMI-75, Table 2"),
     )
     interval_unit = "gene"
     control = ("Metadata_Gene", (CONTROL,))
@@ -104,6 +114,8 @@ class CellPhie(Benchmark):
     def __init__(self, variant: str | None = None, seed: int = 0, max_iter: int = 1000) -> None:
         super().__init__(variant, seed)
         self.max_iter = max_iter
+        if max_iter < 1:
+            raise ConfigError(f"cellphie: max_iter={max_iter} must be at least 1.")
 
     def score(self, inputs: Inputs) -> Score:
         """Reduce features on the rows to learn from, then one classifier per gene against the control."""
@@ -143,6 +155,8 @@ class CellPhie(Benchmark):
                 f"cellphie: no gene has cells to learn from and {MIN_TEST_CELLS} cells to test on; give more cells."
             )
         notes = [f"the solver stopped at {self.max_iter} iterations for {unconverged} genes"] if unconverged else []
+        if self.variant == "per_channel_20" and len(reduced) != N_CHANNELS:
+            notes.append(f"there are {len(reduced)} channels; the published rows have {N_CHANNELS}")
         values = {name: float(np.mean([scores[name] for scores in per_gene.values()])) for name in self.score_names}
         return Score(
             values=values,
@@ -169,7 +183,9 @@ class CellPhie(Benchmark):
         channels = np.asarray([str(entry["channel"]) for entry in table.dictionary])
         values = table.values[rows].astype(np.float64)
         blocks = {name: channels == name for name in sorted(set(channels))}
-        if self.variant != "per_channel_20":
+        if self.variant == "per_channel_20":
+            _check_channels(table)
+        else:
             blocks = {"all": np.ones(len(channels), bool)}
         parts, counts = [], {}
         for name, block in blocks.items():
@@ -223,7 +239,8 @@ class CellPhie(Benchmark):
         metadata["Metadata_Train"] = [int(i % 3 > 0) for i in range(len(genes))]
         table = make_table(values, metadata)
         dictionary = tuple(
-            {**entry, "channel": f"channel{i // 6}", "index": i % 6} for i, entry in enumerate(table.dictionary)
+            {**entry, "channel": f"channel{i // 6}", "index": i % 6, "kind": "channel"}
+            for i, entry in enumerate(table.dictionary)
         )
         return Inputs({"table": FeatureTable(table.values, table.metadata, table.columns, dictionary, {})})
 
@@ -247,6 +264,17 @@ def components(train: Floats, values: Floats, n: int) -> NDArray[np.float64]:
         axes = np.linalg.svd(centred, full_matrices=False)[2][:count]
     signs = np.sign(axes[np.arange(count), np.abs(axes).argmax(1)])
     return np.asarray((values - mean) @ (axes * signs[:, None]).T, np.float64)
+
+
+def _check_channels(table: FeatureTable) -> None:
+    """Refuse features of which nobody knows the channel: they would silently be taken as one."""
+    known = {str(entry["channel"]) for entry in table.dictionary if entry.get("kind") not in ("image", "mean", "plane")}
+    if "" in known or not known:
+        raise DataError(
+            "cellphie: the table does not say which feature belongs to which channel, which 20 components of every "
+            "channel need; embed with combine='concat', or take --variant global_20 (encoders with one vector for all "
+            "channels)."
+        )
 
 
 def _is_train(table: FeatureTable) -> NDArray[np.bool_]:

@@ -12,6 +12,8 @@ from morphem.data.cache import cache_folder
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
+_BRIGHTEST = 255
+
 if TYPE_CHECKING:
     from morphem.encoder import Encoder
     from morphem.extraction import EmbedSettings
@@ -28,7 +30,32 @@ def embed_settings(recipe: FeatureRecipe, query: str | None = None) -> "EmbedSet
 
     queries = [f"({text})" for text in (recipe.query, query) if text]
     joined = " and ".join(queries) if len(queries) > 1 else (recipe.query or query)
-    return EmbedSettings(recipe.unit, recipe.tile_size_px, recipe.crop_size_px, recipe.combine, joined)
+    return EmbedSettings(
+        recipe.unit, recipe.tile_size_px, recipe.crop_size_px, recipe.combine, joined, mask=recipe.mask
+    )
+
+
+def run_remarks(encoder: "Encoder", root: str, recipe: FeatureRecipe) -> tuple[str, ...]:
+    """Return why a run on these shards with this encoder cannot be identical with the protocol, one sentence each.
+
+    Args:
+        encoder: With its own preparation.
+        root: Shards.
+        recipe: Of the part.
+    """
+    from morphem.data.shards import ShardSet, resolve_root
+    from morphem.protocol_pixels import remarks
+
+    said = list(remarks(encoder, recipe.prepare))
+    if recipe.as_stored:
+        limits = ShardSet(str(resolve_root(root))).table(columns=["clip_low", "clip_high"]).to_pandas().dropna()
+        clipped = int(((limits["clip_low"] != 0) | (limits["clip_high"] != _BRIGHTEST)).sum())
+        if clipped:
+            said.append(
+                f"{clipped} planes were stretched when they were ingested; the protocol takes them as they are: ingest "
+                "them with --clip none"
+            )
+    return tuple(said)
 
 
 def cached_features(
@@ -64,7 +91,9 @@ def cached_features(
     """
     from morphem.data.shards import ShardSet, resolve_root
     from morphem.embed import embed_to_file
+    from morphem.protocol_pixels import prepared
 
+    encoder = prepared(encoder, recipe.prepare)
     settings = embed_settings(recipe, query)
     root = str(resolve_root(root))
     key = {

@@ -195,7 +195,7 @@ def score_model(
         MorphemError: If data, model or settings do not allow the score.
     """
     from morphem import zoo
-    from morphem.benchmarks.extract import cached_features
+    from morphem.benchmarks.extract import cached_features, run_remarks
 
     benchmark = build(name, settings, for_model=True)
     encoder = zoo.load(model) if isinstance(model, str) else model
@@ -207,6 +207,7 @@ def score_model(
             continue
         changed = changed_recipe(part.recipe, recipe)
         differs += [*part.recipe.differs, *recipe_changes(part.recipe, changed)]
+        differs += run_remarks(encoder, places[part.name], changed)
         tables[part.name] = cached_features(
             encoder, places[part.name], changed, cache=cache, query=query, batch_size=batch_size,
             num_workers=num_workers, device=device, progress=progress,
@@ -257,7 +258,10 @@ def part_places(benchmark: Benchmark, data: str | Path) -> dict[str, str]:
         if there:
             found[part.name] = str(there[0])
         elif part.required:
-            command = f"morphem ingest IMAGES {f'--source {part.source} ' if part.source else ''}--output "
+            words = (f"--source {part.source} " if part.source else "") + (
+                "--clip none " if part.recipe.as_stored else ""
+            )
+            command = f"morphem ingest IMAGES {words}--output "
             place = str(data) if len(parts) == 1 else str(Path(data) / part.name)
             raise DataError(f"there are no shards of {part.what} in '{place}'; make them with: {command}{place}")
     return found

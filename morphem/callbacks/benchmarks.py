@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from morphem import registry
 from morphem.benchmarks import inputs as reading
 from morphem.benchmarks.base import Benchmark, Part, make_table
-from morphem.benchmarks.extract import embed_settings
+from morphem.benchmarks.extract import embed_settings, run_remarks
 from morphem.benchmarks.record import Record, write_json
 from morphem.benchmarks.runner import (
     build,
@@ -23,6 +23,7 @@ from morphem.benchmarks.runner import (
     side_frames,
 )
 from morphem.callbacks.frozen_features import FeatureRequest, FeatureSource, feature_source
+from morphem.encoder import Encoder
 from morphem.errors import ConfigError, DataError, MorphemError, unknown_name
 from morphem.methods.base import Method
 
@@ -148,7 +149,7 @@ class Benchmarks(L.Callback):
             answer: dict[str, float] | str = {}
             if trainer.is_global_zero:
                 try:
-                    record = self._score(name, benchmark, tables)
+                    record = self._score(name, benchmark, tables, pl_module.exported_encoder())
                     path = folder / f"{name}-step{trainer.global_step:08d}.json"
                     write_json(record.to_json(), path)
                     answer = {f"benchmark/{name}/{score}": value for score, value in record.score.values.items()}
@@ -160,7 +161,7 @@ class Benchmarks(L.Callback):
             found.update(answer)
         return found
 
-    def _score(self, name: str, benchmark: Benchmark, tables: Mapping[str, Any]) -> Record:
+    def _score(self, name: str, benchmark: Benchmark, tables: Mapping[str, Any], encoder: Encoder) -> Record:
         place = self._places[name]
         if name in self._metadata:
             frame = reading.read_side_table(Path(self._metadata[name]))
@@ -174,7 +175,7 @@ class Benchmarks(L.Callback):
             side,
             columns=self._columns.get(name),
             source={"model": "the encoder in training", "data": place},
-            differs=self._differences(name, benchmark),
+            differs=self._differences(name, benchmark, encoder),
             leaks=self.leak_probes,
         )
         for text in record.warnings:
@@ -183,11 +184,14 @@ class Benchmarks(L.Callback):
                 rank_zero_warn(f"benchmark {name}: {text}")
         return record
 
-    def _differences(self, name: str, benchmark: Benchmark) -> tuple[str, ...]:
+    def _differences(self, name: str, benchmark: Benchmark, encoder: Encoder) -> tuple[str, ...]:
         found: list[str] = []
+        places = part_places(benchmark, self._places[name])
         for part in benchmark.parts_in_use():
             changed = changed_recipe(part.recipe, self._recipe.get(name))
             found += [*part.recipe.differs, *recipe_changes(part.recipe, changed)]
+            if part.name in places:
+                found += run_remarks(encoder, places[part.name], changed)
         return tuple(dict.fromkeys(found))
 
     def _sources(
@@ -207,6 +211,7 @@ class Benchmarks(L.Callback):
                     0,
                     self.batch_size,
                     self.num_workers,
+                    recipe.prepare,
                 )
                 found.append((part, feature_source(trainer, pl_module, request)))
         return found

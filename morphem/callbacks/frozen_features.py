@@ -21,6 +21,7 @@ from morphem.errors import DataError
 from morphem.extraction import EmbedSettings, Extraction
 from morphem.features import FeatureTable
 from morphem.methods.base import Method
+from morphem.protocol_pixels import prepared
 from morphem.sharding import whole
 
 
@@ -36,6 +37,7 @@ class FeatureRequest:
         seed: Of that draw.
         batch_size: Planes per batch.
         num_workers: Processes that read.
+        prepare: What is done to pixels in place of the encoder's own preparation; see `morphem.protocol_pixels`.
     """
 
     data: str
@@ -45,6 +47,7 @@ class FeatureRequest:
     seed: int
     batch_size: int
     num_workers: int
+    prepare: str = "own"
 
 
 class FeatureSource:
@@ -61,7 +64,7 @@ class FeatureSource:
         self.encoder = encoder
         self._method = method
         self._run = Extraction(
-            encoder,
+            prepared(encoder, request.prepare),
             resolve_root(request.data),
             request.settings,
             batch_size=request.batch_size,
@@ -98,7 +101,7 @@ class FeatureSource:
         if not np.array_equal(numbers[order], expected):
             raise DataError(f"the processes embedded {len(numbers)} rows of {self.request.data}, not {len(expected)}.")
         metadata = table.metadata.iloc[order].reset_index(drop=True)
-        now = {**table.provenance, **self.encoder.provenance()}  # the weights have moved since the plan was made
+        now = {**table.provenance, **self._run.encoder.provenance()}  # the weights have moved since the plan was made
         table = replace(table, values=table.values[order], metadata=metadata, provenance=now)
         return table if self.request.aggregate is None else average([table], self.request.aggregate)
 

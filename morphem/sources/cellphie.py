@@ -4,6 +4,7 @@ Source: CHAMMI-75 (arXiv 2512.20833), appendix A.9 and its evaluation code; orde
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from morphem.data.record import ImageRecord
 from morphem.errors import DataError
 from morphem.readers.files import Files, open_files
 from morphem.sources.safe_pickle import read_frame
@@ -24,7 +26,6 @@ _CHANNELS = (
     ("SYTO", "rna"),
     ("ER", "endoplasmic reticulum"),
     ("AGP", "golgi body"),  # so the published channel models call it
-    ("soma mask", "other"),
 )
 _PIXELS = ("image", "soma_mask")
 _NEEDED = (*_PIXELS, "train", "Gene", "Time", "Media", "Sample")
@@ -32,7 +33,7 @@ _CONTROL = "non-target"
 
 
 class CellPHIESource(TableSource):
-    """Reads all cells as one study; an image is one cell, 14 stains and its mask as a last plane of type `other`.
+    """Reads all neurons as one study; an image is one neuron of 14 stains, and its mask the outline of its only cell.
 
     The pickle is read with a reader that builds tables and arrays only, so that a foreign file runs nothing. All its
     pixels are in memory; other processes get those of their own images. Columns other than the pixels are labels, save
@@ -78,15 +79,29 @@ class CellPHIESource(TableSource):
         Raises:
             DataError: If the image of a cell has another number of channels, or its mask another size.
         """
-        image_id, number = row["imaging.multi_channel_id"], int(row["imaging.channel"]) - 1
+        image, _ = self._pixels_of(row["imaging.multi_channel_id"])
+        return image[int(row["imaging.channel"]) - 1], None
+
+    def load(self, image_id: str) -> ImageRecord:
+        """Read one neuron, with the outline of its soma; see `TableSource.load`.
+
+        Raises:
+            DataError: As `read_row`.
+        """
+        _, mask = self._pixels_of(image_id)
+        inside = np.argwhere(mask > 0)
+        y, x = inside.mean(0) if len(inside) else np.asarray(mask.shape) / 2
+        centre = np.asarray([[round(x), round(y)]], np.int32)
+        return replace(super().load(image_id), cells=centre, masks=(mask > 0).astype(np.uint16), cell_labels={})
+
+    def _pixels_of(self, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
         image, mask = (np.asarray(part) for part in self._pixels[image_id])
-        count = len(_CHANNELS) - 1
-        if image.ndim != 3 or len(image) != count or mask.shape != image.shape[1:]:
+        if image.ndim != 3 or len(image) != len(_CHANNELS) or mask.shape != image.shape[1:]:
             raise DataError(
                 f"'{self._pickle}', {image_id}: 'image' is {image.shape} and 'soma_mask' {mask.shape}; needed: "
-                f"({count}, height, width) and (height, width)."
+                f"({len(_CHANNELS)}, height, width) and (height, width)."
             )
-        return (image[number] if number < count else mask.astype(np.uint8)), None
+        return image, mask
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
@@ -129,7 +144,7 @@ def _pickle_in(files: Files) -> str | None:
 
 
 def _table(frame: pd.DataFrame, ids: list[str], name: str) -> pd.DataFrame:
-    """The plane table: for each cell a row per stain and one for the mask."""
+    """The plane table: for each neuron a row per stain."""
     cells = frame.drop(columns=list(_PIXELS)).reset_index(drop=True).astype(str)
     cells = cells.rename(columns={"Gene": "experiment.reagent", "Time": "geometry.timepoint"})
     controls = np.where(cells["experiment.reagent"] == _CONTROL, "negative control", "no")

@@ -98,7 +98,9 @@ def _write_part(part: Part, table: FeatureTable, folder: Path) -> None:
             ]
             planes = _planes(table.values[number] / spread, number)
             centre = np.asarray([[SIDE_PX // 2, SIDE_PX // 2]], np.int32)
-            writer.add(ImageRecord(f"row{number:05d}", planes, rows, list(_CHANNELS), cells=centre))
+            whole = np.ones((SIDE_PX, SIDE_PX), np.uint16) if part.recipe.mask != "none" else None
+            names = list(_CHANNELS)
+            writer.add(ImageRecord(f"row{number:05d}", planes, rows, names, cells=centre, masks=whole))
     finish_set(folder)
 
 

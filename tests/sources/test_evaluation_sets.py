@@ -260,7 +260,7 @@ def test_idr0017_refuses_two_files_of_boxes_for_a_plate(tmp_path: Path) -> None:
         IDR0017Source(str(tmp_path))
 
 
-def test_cellphie_has_fourteen_stains_and_the_mask_of_each_cell(tmp_path: Path) -> None:
+def test_cellphie_has_fourteen_stains_and_the_outline_of_each_cell(tmp_path: Path) -> None:
     images, masks = pixels(3, 14, 64, 64), (pixels(3, 64, 64) > 128).astype(bool)
     frame = pd.DataFrame(
         {
@@ -278,10 +278,12 @@ def test_cellphie_has_fourteen_stains_and_the_mask_of_each_cell(tmp_path: Path) 
     frame.to_pickle(tmp_path / "CELLPHIE.pkl")
     source = CellPHIESource(str(tmp_path / "CELLPHIE.pkl"))
     for i, image in enumerate(source.images()):
-        assert same(image, np.concatenate([images[i], masks[i][None].astype(np.uint8)]))
+        assert same(image, images[i])
+        assert np.array_equal(image.masks, masks[i].astype(np.uint16))
+        assert len(image.cells) == 1
         assert types(image)[0] == "nucleus"
         assert types(image)[1:11] == ["protein"] * 10
-        assert types(image)[11:] == ["rna", "endoplasmic reticulum", "golgi body", "other"]
+        assert types(image)[11:] == ["rna", "endoplasmic reticulum", "golgi body"]
         assert image.channel_names[2] == "pRPS6"
         row = image.rows[0]
         assert (row["experiment.reagent"], row["geometry.timepoint"]) == (frame["Gene"].iloc[i], frame["Time"].iloc[i])
