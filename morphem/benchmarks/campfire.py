@@ -30,7 +30,6 @@ from morphem.benchmarks.campfire_probe import (
     WELL,
     Cells,
     parts_of_classes,
-    plate_interval,
     train_layer,
 )
 from morphem.benchmarks.campfire_split import (
@@ -45,6 +44,7 @@ from morphem.benchmarks.metrics import balanced_accuracy, confusion
 from morphem.benchmarks.mixing import content_order
 from morphem.benchmarks.neighbours import Ints
 from morphem.benchmarks.score import Score
+from morphem.benchmarks.share_intervals import interval_of_share
 from morphem.benchmarks.splits import group_folds
 from morphem.benchmarks.tiny import planted
 from morphem.errors import ConfigError, DataError
@@ -190,7 +190,7 @@ class Campfire(Benchmark):
             values=values,
             details=details,
             intervals={
-                name: plate_interval(hits, plates, self.interval_unit, self.seed)
+                name: interval_of_share(hits, plates, self.interval_unit, self.seed)
                 for name, (hits, plates) in found.hits.items()
             },
             rules={

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morphem.benchmarks.base import column
-from morphem.benchmarks.bootstrap import generator, interval
+from morphem.benchmarks.bootstrap import generator
 from morphem.benchmarks.neighbours import Ints
-from morphem.benchmarks.score import Interval
 from morphem.features import FeatureTable
 
 PLATE, WELL, COMPOUND = "Metadata_Plate", "Metadata_Well", "Metadata_Compound"
@@ -133,17 +132,3 @@ def train_layer(
             return [
                 layer(torch.from_numpy(np.ascontiguousarray(test))).argmax(1).numpy().astype(np.int64) for test in tests
             ]
-
-
-def plate_interval(hits: NDArray[np.float64], plates: NDArray[Any], unit: str, seed: int) -> Interval:
-    """Return the interval of a mean over cells when plates are drawn.
-
-    Args:
-        hits: Share of the layers that are right, of every cell, (R,).
-        plates: Of the cells, (R,).
-        unit: What a plate is called.
-        seed: Of the draws.
-    """
-    names, number = np.unique(plates.astype(str), return_inverse=True)
-    sums, counts = np.bincount(number.reshape(-1), weights=hits), np.bincount(number.reshape(-1))
-    return interval(lambda chosen: float(sums[chosen].sum() / counts[chosen].sum()), len(names), unit, seed=seed)

@@ -158,7 +158,8 @@ class CellHealth(Benchmark):
             intervals=intervals,
             rules={
                 "split": f"{self.n_folds} shuffled folds over the knock-outs of a line, for every readout its own",
-                "regression": f"random forest of {self.n_trees} trees, leaves of 1 % of the rows or more; mean R2 of folds",
+                "regression": f"random forest of {self.n_trees} trees, leaves of 1 % of the rows or more; mean R2 of "
+                "folds",
                 "counting": self.variants[self.variant],
             },
             counts=counts,

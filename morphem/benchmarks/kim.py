@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from morphem.benchmarks.averaging import averaged
 from morphem.benchmarks.base import (
     Benchmark,
     Column,
@@ -26,22 +27,23 @@ from morphem.benchmarks.base import (
 from morphem.benchmarks.bootstrap import generator, interval_of_mean
 from morphem.benchmarks.checks import is_missing
 from morphem.benchmarks.classifiers import standardise
+from morphem.benchmarks.hierarchy import agreement, complete_linkage, tightest_families
 from morphem.benchmarks.knn import nearest_by_rule
-from morphem.benchmarks.neighbours import exclusion
+from morphem.benchmarks.label_ranking import Precisions, best_f1, f1_at_k, precision_at_r, ranked_precision, replicating
+from morphem.benchmarks.mixing import content_order, mixing_by_neighbours
+from morphem.benchmarks.neighbours import codes, exclusion
 from morphem.benchmarks.retrieval import unit_rows
 from morphem.benchmarks.score import Interval, Score
 from morphem.benchmarks.tiny import planted
-from morphem.benchmarks.unidino import averaged
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
 Similarity = Literal["correlation", "cosine"]
 Wording = Literal["code", "words"]
-KS = tuple(range(1, 50, 2))
-"""Neighbours at which F1 is computed: 1, 3, ..., 49."""
+GRAPH_KS, LISI_KS = (1, 2, 3, 5, 10, 15), (15, 30, 60, 90)
+"""Neighbours of graphs and of LISI, as published."""
 _COMPOUND, _TARGET, _BATCH = "Metadata_Compound", "Metadata_Target", "Metadata_Batch"
 _CONTROLS = ("dmso", "negcon", "negative")
-_BLOCK = 1024
 Doubles = NDArray[np.float64]
 
 
@@ -55,6 +57,8 @@ class Kim(Benchmark):
         wording: `code` keeps neighbours of the same batch that have another label; `words` leaves out all of the batch.
         null_draws: Draws of the null of percent replicating, at least 20; published: 1000.
         replicates: Wells that are drawn for each of them, at least 2; published: 12.
+        mixing: Also tell how far batches and laboratories mix among nearest wells (connectivity, LISI, silhouette,
+            beside Gaussian clusters and shuffled ones), in the details; cost grows with the square of the wells.
 
     Raises:
         ConfigError: If a setting is none of its values or out of range.
@@ -109,6 +113,7 @@ class Kim(Benchmark):
         "nsbp": "share of wells whose nearest allowed well (other batch, other perturbation) is of the same target",
         "nss": "share of wells whose nearest allowed well (other laboratory) is of the same perturbation",
         "best_f1": "largest F1 over the number of neighbours, perturbation profiles by batch",
+        "precision_at_r": "share of a perturbation's own profiles among as many nearest ones as it has others",
         "percent_replicating": "share of perturbations whose replicates correlate above 95 % of random sets of wells",
         "ami": "adjusted mutual information of clusters and the 20 tightest families, maximum as normaliser (paper)",
         "ami_arithmetic": "the same with the arithmetic mean as normaliser (scikit-learn's default)",
@@ -136,6 +141,7 @@ class Kim(Benchmark):
         wording: Wording = "code",
         null_draws: int = 1000,
         replicates: int = 12,
+        mixing: bool = False,
     ) -> None:
         super().__init__(variant, seed)
         if similarity not in ("correlation", "cosine") or wording not in ("code", "words"):
@@ -149,6 +155,7 @@ class Kim(Benchmark):
         self.wording = wording
         self.null_draws = null_draws
         self.replicates = replicates
+        self.mixing = mixing
 
     def score(self, inputs: Inputs) -> Score:
         """Compute every score that the table allows."""
@@ -169,8 +176,10 @@ class Kim(Benchmark):
             "perturbation_map": interval_of_mean(found.by_group(), self.interval_unit, seed=self.seed)
         }
         details: dict[str, Any] = {"map_of_perturbations": found.table()}
-        f1 = f1_at_k(self._similarities(by_batch), column(by_batch, _COMPOUND).astype(str))
-        values["best_f1"] = max(f1.values())
+        similar, labels = self._similarities(by_batch), column(by_batch, _COMPOUND).astype(str)
+        f1 = f1_at_k(similar, labels)
+        values["best_f1"], details["best_k"] = best_f1(f1)
+        values["precision_at_r"] = precision_at_r(similar, labels)
         details["f1_at_k"] = {str(k): value for k, value in f1.items()}
         values["percent_replicating"] = self._percent_replicating(wells, details)
         self._over_sources(wells, values, missing)
@@ -178,6 +187,8 @@ class Kim(Benchmark):
         self._neighbours(wells, values, missing, counts)
         if self.variant == "orf" and "target_map" in values:
             self._clusters(wells, values, missing, details)
+        if self.mixing:
+            details["mixing"] = self._mixing(wells)
         for name in self.score_names:
             if name not in values:
                 missing.setdefault(name, "the variant 'orf' gives it" if name.startswith("ami") else "not asked for")
@@ -203,12 +214,12 @@ class Kim(Benchmark):
         unit = unit_rows(table.values, self.similarity)
         return np.asarray(unit @ unit.T, np.float64)
 
-    def _map(self, table: FeatureTable, label: str) -> "_Precisions | None":
+    def _map(self, table: FeatureTable, label: str) -> "Precisions | None":
         """Return average precision of every profile that has a positive, or None where none has."""
         labels = column(table, label).astype(str)
         precision = ranked_precision(unit_rows(table.values, self.similarity), labels)
         legal = np.isfinite(precision)
-        return _Precisions(precision[legal], labels[legal], int((~legal).sum())) if legal.any() else None
+        return Precisions(precision[legal], labels[legal], int((~legal).sum())) if legal.any() else None
 
     def _over_sources(self, wells: FeatureTable, values: dict[str, float], missing: dict[str, str]) -> None:
         if "Metadata_Source" not in wells.metadata:
@@ -275,27 +286,23 @@ class Kim(Benchmark):
 
     def _percent_replicating(self, wells: FeatureTable, details: dict[str, Any]) -> float:
         """Return the share of perturbations whose median replicate correlation exceeds 95 % of random sets."""
-        unit = unit_rows(wells.values, "correlation")
-        compounds = column(wells, _COMPOUND).astype(str)
-        order = np.lexsort((*wells.values[:, :4].T, compounds))  # draws do not depend on the order of rows
-        unit, compounds = unit[order], compounds[order]
-        random = generator(self.seed, "percent replicating")
-        size = min(self.replicates, len(unit))
-        null = [_median_pair(unit[random.choice(len(unit), size, replace=False)]) for _ in range(self.null_draws)]
-        bar = float(np.quantile(null, 0.95))
-        groups = [np.flatnonzero(compounds == name) for name in np.unique(compounds)]
-        medians = [_median_pair(unit[group]) for group in groups if len(group) > 1]
+        wells = take(wells, content_order(wells, (_COMPOUND,)))  # draws do not depend on the order of rows
+        medians, bar = replicating(
+            unit_rows(wells.values, "correlation"),
+            column(wells, _COMPOUND).astype(str),
+            random=generator(self.seed, "percent replicating"),
+            null_draws=self.null_draws,
+            replicates=self.replicates,
+        )
         if not medians:
             raise DataError("kim: every perturbation has one well only; replicates are needed.")
-        details["replicating"] = {"bar": bar, "perturbations": len(medians)}
-        return float(np.mean(np.asarray(medians) > bar))
+        details["replicating"] = {"bar": bar, "perturbations": len(medians), "median_correlation": medians}
+        return float(np.mean(np.asarray(list(medians.values())) > bar))
 
     def _clusters(
         self, wells: FeatureTable, values: dict[str, float], missing: dict[str, str], details: dict[str, Any]
     ) -> None:
         """Add the agreement of clusters with the gene families that are tightest in these features."""
-        from sklearn.metrics import adjusted_mutual_info_score
-
         known = averaged(take(wells, ~is_missing(wells.metadata[_TARGET])), (_COMPOUND, _TARGET))
         families = tightest_families(self._similarities(known), column(known, _TARGET).astype(str))
         if len(families) < 2:
@@ -304,9 +311,30 @@ class Kim(Benchmark):
         labels = column(known, _TARGET).astype(str)
         chosen = np.isin(labels, families)
         cluster = complete_linkage(self._similarities(take(known, chosen)), len(families))
-        values["ami"] = float(adjusted_mutual_info_score(labels[chosen], cluster, average_method="max"))
-        values["ami_arithmetic"] = float(adjusted_mutual_info_score(labels[chosen], cluster))
+        values["ami"] = agreement(labels[chosen], cluster, "max")
+        values["ami_arithmetic"] = agreement(labels[chosen], cluster, "arithmetic")
         details["families"] = families
+
+    def _mixing(self, wells: FeatureTable) -> dict[str, Any]:
+        """Return how far batches and laboratories mix, beside Gaussian clusters and shuffled ones of these sizes."""
+        wells = take(wells, content_order(wells, (_COMPOUND, _BATCH)))
+        values = wells.values.astype(np.float64)
+        result: dict[str, Any] = {}
+        for name in (_BATCH, "Metadata_Source"):
+            groups = codes(column(wells, name).tolist()) if name in wells.metadata else np.zeros(0, np.int64)
+            if len(np.unique(groups)) < 2:
+                continue
+            random = generator(self.seed, "mixing", name)
+            centres = random.normal(size=(int(groups.max()) + 1, values.shape[1]))
+            clusters = 3 * centres[groups] + random.normal(size=values.shape)
+            result[name.removeprefix("Metadata_").lower()] = {
+                "profiles": mixing_by_neighbours(values, groups, GRAPH_KS, LISI_KS),
+                "gaussian_clusters": mixing_by_neighbours(clusters, groups, GRAPH_KS, LISI_KS),
+                "shuffled_clusters": mixing_by_neighbours(clusters, random.permutation(groups), GRAPH_KS, LISI_KS),
+            }
+        if not result:
+            raise DataError("kim: mixing needs two batches or two laboratories; all wells are of one.")
+        return result
 
     @classmethod
     def tiny_instance(cls) -> "Kim":
@@ -339,112 +367,6 @@ class Kim(Benchmark):
         if np.isinf(effect):
             return Inputs({"table": make_table(values + 0.5 * shared, metadata)})
         return Inputs({"table": make_table(values + shared, metadata)})
-
-
-class _Precisions:
-    """Average precision of profiles, by label.
-
-    Args:
-        values: Of the profiles that have a positive, (Q,).
-        labels: Of these, (Q,).
-        without: Profiles that have none, which are left out.
-    """
-
-    def __init__(self, values: Doubles, labels: NDArray[Any], without: int) -> None:
-        self.values = values
-        self.labels = labels
-        self.without = without
-
-    @property
-    def mean(self) -> float:
-        return float(np.sort(self.values).mean())
-
-    def table(self) -> dict[str, float]:
-        """Mean by label, names sorted."""
-        return {str(name): float(self.values[self.labels == name].mean()) for name in np.unique(self.labels)}
-
-    def by_group(self) -> list[float]:
-        return list(self.table().values())
-
-
-def ranked_precision(unit: Doubles, labels: NDArray[Any]) -> Doubles:
-    """Return average precision of every row among all others, (R,); NaN where no other row has its label.
-
-    Equal similarities are taken together, as scikit-learn does.
-
-    Args:
-        unit: Rows whose products are similarities, (R, F).
-        labels: (R,).
-    """
-    from morphem.benchmarks.metrics import average_precision
-
-    result = np.full(len(unit), np.nan)
-    for begin in range(0, len(unit), _BLOCK):
-        similar = np.round(unit[begin : begin + _BLOCK] @ unit.T, 12)
-        for row, line in enumerate(similar, begin):
-            others = np.arange(len(unit)) != row
-            positive = labels[others] == labels[row]
-            if positive.any():
-                result[row] = average_precision(positive, line[others])
-    return result
-
-
-def f1_at_k(similar: Doubles, labels: NDArray[Any], ks: tuple[int, ...] = KS) -> dict[int, float]:
-    """Return F1 of mean precision and mean recall among the k nearest rows, for every k that the table allows.
-
-    Args:
-        similar: (R, R).
-        labels: (R,).
-        ks: Numbers of neighbours.
-    """
-    counts = np.asarray([(labels == label).sum() - 1 for label in labels])
-    asking = counts > 0
-    ranked = similar.copy()
-    np.fill_diagonal(ranked, -np.inf)
-    order = np.argsort(-np.round(ranked, 12), axis=1, kind="stable")[:, :-1]
-    hits = (labels[order] == labels[:, None])[asking]
-    result = {}
-    for k in ks:
-        if k <= hits.shape[1]:
-            found = hits[:, :k].sum(1)
-            precision, recall = float((found / k).mean()), float((found / counts[asking]).mean())
-            result[k] = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return result
-
-
-def tightest_families(
-    similar: Doubles, families: NDArray[Any], n: int = 20, least: int = 4, most: int = 10
-) -> list[str]:
-    """Return the families of highest mean correlation among their members, sorted by name.
-
-    They are chosen in the very features that are then scored, as published, so two models have two sets of families.
-
-    Args:
-        similar: (R, R).
-        families: Of the rows, (R,).
-        n: How many at most.
-        least: Members of a family at least.
-        most: Members at most.
-    """
-    scored = []
-    for name in np.unique(families):
-        own = np.flatnonzero(families == name)
-        if least <= len(own) <= most:
-            pairs = similar[np.ix_(own, own)][np.triu_indices(len(own), 1)]
-            scored.append((-float(pairs.mean()), str(name)))
-    return sorted(name for _, name in sorted(scored)[:n])
-
-
-def complete_linkage(similar: Doubles, n_clusters: int) -> NDArray[np.int64]:
-    """Cluster rows by the Euclidean distance of their rows of the correlation matrix, complete linkage, (R,)."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    tree = linkage(similar, method="complete", metric="euclidean")
-    return np.asarray(fcluster(tree, n_clusters, criterion="maxclust"), np.int64)
-
-
-def _median_pair(unit: Doubles) -> float:
-    return float(np.median((unit @ unit.T)[np.triu_indices(len(unit), 1)]))
 
 
 def _without_controls(table: FeatureTable) -> FeatureTable:

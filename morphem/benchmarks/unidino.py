@@ -7,13 +7,13 @@ out and counted, where the code would take the first row.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from morphem.benchmarks.attribution import channel_attribution
+from morphem.benchmarks.averaging import averaged
 from morphem.benchmarks.base import (
     Benchmark,
     Column,
@@ -21,80 +21,43 @@ from morphem.benchmarks.base import (
     Inputs,
     Part,
     PublishedRow,
+    SideTable,
     column,
     make_table,
     take,
-    with_values,
 )
-from morphem.benchmarks.bootstrap import interval_of_mean
-from morphem.benchmarks.checks import is_missing
+from morphem.benchmarks.hierarchy import profile_tree
 from morphem.benchmarks.knn import nearest_by_rule
 from morphem.benchmarks.neighbours import exclusion
+from morphem.benchmarks.retrieval import unit_rows
 from morphem.benchmarks.score import Interval, Score
+from morphem.benchmarks.share_intervals import interval_of_share
 from morphem.benchmarks.tiny import planted
+from morphem.benchmarks.unidino_accuracies import (
+    ACCURACIES,
+    BATCH,
+    COMPOUND,
+    MOA,
+    PLATE,
+    ROLES,
+    WORDED,
+    Accuracy,
+    Matches,
+)
+from morphem.benchmarks.unidino_rows import is_negative_control, rows_in_question
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
 Wording = Literal["code", "words"]
-Normalise = Literal["mad_per_plate", "none"]
-_ROLES = {
-    "compound": "Metadata_Compound",
-    "batch": "Metadata_Batch",
-    "source": "Metadata_Source",
-    "plate": "Metadata_Plate",
-    "well": "Metadata_Well",
-}
-_WORDED = ("nsb", "nscb", "nss", "nspw", "nscp")
-"""Rules of which code and words differ."""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """One matching accuracy.
-
-    Attributes:
-        rule: Exclusion rule: `nsc`, `nsb`, `nscb`, `nss`, `nspw` or `nscp`.
-        label: Canonical column that has to match.
-        level: Columns whose rows are averaged to one profile first; none for wells as they are.
-        without: Values of the label that are left out.
-    """
-
-    rule: str
-    label: str
-    level: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-
-
-_MOA, _COMPOUND = "Metadata_MoA", "Metadata_Compound"
-_TREATMENT = ("Metadata_Compound", "Metadata_Concentration", "Metadata_Batch")
-_IN_ONE_BATCH = ("Cholesterol-lowering", "Kinase inhibitors")  # BBBC021: each of these mechanisms is in one batch alone
-ACCURACIES: Mapping[str, Mapping[str, Accuracy]] = {
-    "bbbc021": {
-        "nsc_treatment": Accuracy("nsc", _MOA, _TREATMENT),
-        "nsc_well": Accuracy("nsc", _MOA),
-        "nscb_well": Accuracy("nscb", _MOA, without=_IN_ONE_BATCH),
-        "nspw_well": Accuracy("nspw", _COMPOUND),
-    },
-    "jump_target2": {
-        "nsc_batch": Accuracy("nsc", _MOA, ("Metadata_Compound", "Metadata_Batch")),
-        "nscb_batch": Accuracy("nscb", _MOA, ("Metadata_Compound", "Metadata_Batch")),
-        "nsb_well": Accuracy("nsb", _COMPOUND),
-        "nss_well": Accuracy("nss", _COMPOUND),
-    },
-    "insect": {
-        "nsc_treatment": Accuracy("nsc", _MOA, _TREATMENT),
-        "nsc_well": Accuracy("nsc", _MOA),
-        "nscp_well": Accuracy("nscp", _MOA),
-        "nspw_well": Accuracy("nspw", _COMPOUND),
-    },
-}
-"""The accuracies of each data set of the paper, by name of the score."""
+Normalise = Literal["mad_per_plate", "tvn", "mad_tvn", "none"]
+_NORMALISE = ("mad_per_plate", "tvn", "mad_tvn", "none")
 
 
 def _row(model: str, dataset: str, values: tuple[float, ...], note: str = "") -> PublishedRow:
     return PublishedRow(model, dict(zip(ACCURACIES[dataset], values, strict=True)), f"uniDINO, {dataset}", note)
 
 
+_TREATED = (COMPOUND, "Metadata_Concentration", MOA)
 _LOWER_BOUND = "ran without its authors' preprocessing, so this is a lower bound"
 
 
@@ -107,7 +70,12 @@ class UniDINO(Benchmark):
         wording: `code` excludes neighbours of the same batch or plate only where they have the query's label too;
             `words` excludes all of them, as the text and the older literature say.
         normalise: `mad_per_plate` scales every plate by the median and the deviation of all its wells, as published;
-            `none` leaves profiles that are normalised already.
+            `tvn` whitens on DMSO (1 added to the eigenvalues) and aligns the batches' covariances, the supplement's
+            form, and `mad_tvn` does one after the other; `none` leaves profiles that are normalised already.
+        merge: Mechanisms by the name that takes their place, for example the mitochondrial complexes I to III of the
+            insect data, which the paper merges.
+        attribution: Count by channel the features that tell each mechanism, in the details.
+        hierarchy: Cluster the mean profiles of treatments, in the details.
 
     Raises:
         ConfigError: If a setting is none of its values.
@@ -132,9 +100,9 @@ class UniDINO(Benchmark):
             "table",
             "one row per well",
             (
-                Column(_COMPOUND, "compound", ("Metadata_compound", "Metadata_broad_sample", "Metadata_Reagent")),
+                Column(COMPOUND, "compound", ("Metadata_compound", "Metadata_broad_sample", "Metadata_Reagent")),
                 Column(
-                    _MOA,
+                    MOA,
                     "mechanism or target",
                     ("Metadata_moa", "Metadata_Target", "Metadata_target"),
                     missing_allowed=True,
@@ -144,9 +112,30 @@ class UniDINO(Benchmark):
                 Column("Metadata_Source", "laboratory", ("Metadata_source",), required=False),
                 Column("Metadata_Plate", "plate"),
                 Column("Metadata_Well", "position on the plate"),
+                Column(
+                    "Metadata_Control",
+                    "negcon for negative controls; compounds called DMSO are known anyway",
+                    ("Metadata_control_type",),
+                    required=False,
+                    missing_allowed=True,
+                ),
             ),
             recipe=FeatureRecipe(unit="tile", tile_size_px=224, aggregate="well"),
             key=("Metadata_Plate", "Metadata_Well"),
+        ),
+    )
+    side_tables = (
+        SideTable(
+            "active",
+            ("active*.txt", "active*.csv", "active*.tsv"),
+            "active compounds, or compounds and concentrations; the others are left out",
+            required=False,
+        ),
+        SideTable(
+            "cellprofiler",
+            ("cellprofiler*.parquet", "cellprofiler*.csv", "cellprofiler*.csv.gz"),
+            "CellProfiler profiles scaled by median and MAD, that tell which compounds are active",
+            required=False,
         ),
     )
     score_names: ClassVar[Mapping[str, str]] = {
@@ -176,7 +165,7 @@ class UniDINO(Benchmark):
         _row("uniDINO", "insect", (0.605, 0.624, 0.578, 0.748)),
     )
     interval_unit = "compound"
-    biology = _MOA
+    biology = MOA
     robust_to = ("Metadata_Batch",)
     tiny_finds = 0.7
     tiny_null = 0.5
@@ -187,23 +176,44 @@ class UniDINO(Benchmark):
         seed: int = 0,
         wording: Wording = "code",
         normalise: Normalise = "mad_per_plate",
+        merge: dict[str, str] | None = None,
+        attribution: bool = False,
+        hierarchy: bool = False,
     ) -> None:
         super().__init__(variant, seed)
-        if wording not in ("code", "words") or normalise not in ("mad_per_plate", "none"):
+        if wording not in ("code", "words") or normalise not in _NORMALISE:
             raise ConfigError(
-                f"unidino: wording='{wording}' is 'code' or 'words', and normalise='{normalise}' is 'mad_per_plate' or "
-                "'none'."
+                f"unidino: wording='{wording}' is 'code' or 'words', and normalise='{normalise}' is one of "
+                f"{', '.join(_NORMALISE)}."
             )
         self.wording = wording
         self.normalise = normalise
+        self.merge = merge
+        self.attribution = attribution
+        self.hierarchy = hierarchy
 
     def adapt(self, inputs: Inputs) -> Inputs:
-        """Normalise every plate by all its wells, before rows of unknown mechanism are dropped."""
-        if self.normalise == "none":
-            return inputs
-        from morphem.profiles import MadRobustize
+        """Normalise with all wells, before controls and rows of unknown mechanism are dropped."""
+        from morphem.profiles import TVN, MadRobustize
 
-        return Inputs({"table": MadRobustize(per=("Metadata_Plate",))(inputs.table)}, inputs.side)
+        table = inputs.table
+        if self.normalise in ("mad_per_plate", "mad_tvn"):
+            table = MadRobustize(per=(PLATE,))(table)
+        if self.normalise in ("tvn", "mad_tvn"):
+            if BATCH not in table.metadata:
+                raise DataError(f"unidino: normalise='{self.normalise}' aligns batches, but {BATCH} is missing.")
+            controls = is_negative_control(table)
+            if not controls.any():
+                raise DataError(
+                    f"unidino: normalise='{self.normalise}' learns from DMSO, but no compound is called DMSO and "
+                    "Metadata_Control names none."
+                )
+            marked = table.metadata.assign(Metadata_Morphem_Control=controls)
+            marked_table = FeatureTable(table.values, marked, table.columns, table.dictionary, table.provenance)
+            done = TVN("Metadata_Morphem_Control == True", batch=(BATCH,), epsilon=1.0, center=False)(marked_table)
+            metadata = done.metadata.drop(columns="Metadata_Morphem_Control")
+            table = FeatureTable(done.values, metadata, done.columns, done.dictionary, done.provenance)
+        return Inputs({"table": table}, inputs.side)
 
     def score(self, inputs: Inputs) -> Score:
         """Compute the accuracies of the data set."""
@@ -213,16 +223,18 @@ class UniDINO(Benchmark):
         counts: dict[str, int] = {}
         missing: dict[str, str] = {}
         rules = {"similarity": "cosine; one nearest neighbour", "normalisation": self.normalise}
+        table, left_out, notes = rows_in_question(inputs.table, self.variant, inputs.side, self.merge or {})
+        counts |= left_out
         for name, accuracy in ACCURACIES[self.variant].items():
             rule = exclusion(self._rule(accuracy.rule))
-            needed = {_ROLES[role] for role in rule.roles if role != "label"} | set(accuracy.level)
-            absent = sorted(needed - set(inputs.table.metadata.columns))
+            needed = {ROLES[role] for role in rule.roles if role != "label"} | set(accuracy.level)
+            absent = sorted(needed - set(table.metadata.columns))
             if absent:
                 missing[name] = f"it needs {', '.join(absent)}"
                 continue
-            found = self._accuracy(inputs.table, accuracy, rule.name, name)
+            found = self._accuracy(table, accuracy, rule.name, name)
             values[name] = found.share
-            intervals[name] = interval_of_mean(found.per_compound(), self.interval_unit, seed=self.seed)
+            intervals[name] = interval_of_share(found.hits, found.compounds, self.interval_unit, self.seed)
             details[name] = found.details()
             counts |= {f"{name}_profiles": len(found.hits), f"{name}_without_candidate": found.without}
             rules[name] = f"{rule.words}; matches {accuracy.label.removeprefix('Metadata_')}"
@@ -233,15 +245,28 @@ class UniDINO(Benchmark):
             raise DataError(f"unidino: no accuracy of {self.variant} can be computed: {next(iter(missing.values()))}.")
         rules["p_value"] = "none; see the interval over compounds"
         rules["negatives"] = "all profiles that the exclusion rule allows, on all plates"
-        return Score(values=values, details=details, intervals=intervals, rules=rules, counts=counts, missing=missing)
+        if self.attribution:
+            level = tuple(name for name in (PLATE, *_TREATED) if name in table.metadata)
+            profiles = averaged(table, level)
+            details["attribution"] = channel_attribution(profiles, column(profiles, MOA).astype(str), seed=self.seed)
+        if self.hierarchy:
+            details["hierarchy"] = self._tree(table)
+        return Score(values, details, intervals, rules, counts, missing, notes)
+
+    def _tree(self, table: FeatureTable) -> dict[str, Any]:
+        level = tuple(name for name in _TREATED if name in table.metadata)
+        profiles = averaged(table, level)
+        names = [" ".join(row) for row in zip(*(column(profiles, n).astype(str) for n in level[:-1]), strict=True)]
+        unit = unit_rows(profiles.values)
+        return profile_tree(unit @ unit.T, names, column(profiles, MOA).astype(str))
 
     def _rule(self, name: str) -> str:
-        return f"{name}_words" if self.wording == "words" and name in _WORDED else name
+        return f"{name}_words" if self.wording == "words" and name in WORDED else name
 
-    def _accuracy(self, table: FeatureTable, accuracy: Accuracy, rule: str, name: str) -> "_Matches":
-        known = ~is_missing(table.metadata[accuracy.label])
-        known &= ~np.isin(column(table, accuracy.label).astype(str), accuracy.without)
-        kept = take(table, known)
+    def _accuracy(self, table: FeatureTable, accuracy: Accuracy, rule: str, name: str) -> "Matches":
+        kept = table
+        if accuracy.without:
+            kept = take(table, ~np.isin(column(table, accuracy.label).astype(str), accuracy.without))
         if accuracy.level:
             kept = averaged(kept, (*accuracy.level, accuracy.label))
         labels = column(kept, accuracy.label).astype(str)
@@ -250,16 +275,16 @@ class UniDINO(Benchmark):
                 f"unidino, {name}: {len(set(labels))} different values of {accuracy.label}; two are needed."
             )
         columns: dict[str, Any] = {"label": labels}
-        columns |= {role: column(kept, at).astype(str) for role, at in _ROLES.items() if at in kept.metadata}
+        columns |= {role: column(kept, at).astype(str) for role, at in ROLES.items() if at in kept.metadata}
         found = nearest_by_rule(kept.values, exclusion(rule), columns, metric="cosine").row
         legal = found >= 0
         if not legal.any():
             raise DataError(
                 f"unidino, {name}: no profile has a neighbour that the rule allows ({exclusion(rule).words})."
             )
-        return _Matches(
+        return Matches(
             hits=labels[legal] == labels[found[legal]],
-            compounds=column(kept, _COMPOUND).astype(str)[legal],
+            compounds=column(kept, COMPOUND).astype(str)[legal],
             labels=labels[legal],
             without=int((~legal).sum()),
         )
@@ -291,63 +316,3 @@ class UniDINO(Benchmark):
             batch_effect=0.2,
         )
         return Inputs({"table": make_table(values, metadata)})
-
-
-@dataclass(frozen=True)
-class _Matches:
-    """Whether the nearest neighbour of each profile has its label.
-
-    Attributes:
-        hits: (Q,).
-        compounds: Of the queries, (Q,).
-        labels: Of the queries, (Q,).
-        without: Queries without a legal neighbour, which are left out.
-    """
-
-    hits: NDArray[np.bool_]
-    compounds: NDArray[Any]
-    labels: NDArray[Any]
-    without: int
-
-    @property
-    def share(self) -> float:
-        return float(self.hits.mean())
-
-    def per_compound(self) -> NDArray[np.float64]:
-        """Share of hits of every compound."""
-        number = np.unique(self.compounds, return_inverse=True)[1].reshape(-1)
-        return np.asarray(np.bincount(number, weights=self.hits) / np.bincount(number), np.float64)
-
-    def details(self) -> dict[str, Any]:
-        by_label = {str(label): float(self.hits[self.labels == label].mean()) for label in np.unique(self.labels)}
-        counted_wrong = float(self.hits.sum() / (len(self.hits) + self.without))
-        chance = float((np.unique(self.labels, return_counts=True)[1] / len(self.labels)).max())
-        return {
-            "by_label": by_label,
-            "accuracy_if_profiles_without_candidate_count_as_wrong": counted_wrong,
-            "largest_class": chance,
-        }
-
-
-def averaged(table: FeatureTable, level: tuple[str, ...]) -> FeatureTable:
-    """Return the mean of the rows that agree in some columns; of the other metadata, what the rows agree in.
-
-    Args:
-        table: Has the columns.
-        level: Canonical columns.
-    """
-    keys = [tuple(str(value) for value in row) for row in zip(*(column(table, name) for name in level), strict=True)]
-    order = sorted(set(keys))
-    place = {key: i for i, key in enumerate(order)}
-    number = np.asarray([place[key] for key in keys]) if keys else np.zeros(0, int)
-    sums = np.zeros((len(order), table.values.shape[1]))
-    np.add.at(sums, number, table.values.astype(np.float64))
-    counts = np.bincount(number, minlength=len(order))
-    first = np.asarray([int(np.flatnonzero(number == i)[0]) for i in range(len(order))], np.int64)
-    shared = [
-        name
-        for name in table.metadata.columns
-        if name in level or table.metadata.groupby(number)[name].nunique(dropna=False).max() == 1
-    ]
-    metadata = table.metadata.iloc[first][shared].reset_index(drop=True)
-    return with_values(table, sums / counts[:, None], metadata=metadata)
