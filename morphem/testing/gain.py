@@ -40,10 +40,10 @@ LEAST_LEAD = 0.02
 MOST_AT_START = 0.8
 """Where random weights do better than this, there is too little to gain."""
 
-ENOUGH = 0.99
+ENOUGH = 0.98
 """A run stops early at this area on images that do not judge it."""
 
-N_STEPS = 384
+N_STEPS = 320
 N_JUDGED = 160
 _BATCH = 16
 _BATCHES = 8
