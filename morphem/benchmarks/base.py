@@ -93,6 +93,7 @@ class Part:
         recipe: How features are made from its images.
         key: Canonical columns that together name a row; two rows of one name are refused. Empty: rows have no names.
         required: Whether the protocol cannot do without.
+        study: Name of its study where its source makes several: the parts may then lie in one shard set.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Part:
     recipe: FeatureRecipe = field(default_factory=FeatureRecipe)
     key: tuple[str, ...] = ()
     required: bool = True
+    study: str = ""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def _part(name: str, what: str, n_tasks: int, group: str = "") -> Part:
         other = tuple(alias for alias in aliases if alias != canonical)
         columns.append(Column(canonical, "the group that is left out", other, missing_allowed=True))  # tested rows only
     recipe = FeatureRecipe(unit="image", prepare="square_resized_first", as_stored=True)
-    return Part(name, what, tuple(columns), "chammi", recipe, required=False)
+    return Part(name, what, tuple(columns), "chammi", recipe, required=False, study=f"chammi-{name.lower()}")
 
 
 def _row(model: str, scores: tuple[float | None, ...], note: str = "", table: str = "Tables D8 to D11") -> PublishedRow:

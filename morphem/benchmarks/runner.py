@@ -11,7 +11,7 @@ import pandas as pd
 
 from morphem import registry
 from morphem.benchmarks import inputs as reading
-from morphem.benchmarks.base import Benchmark, FeatureRecipe, Inputs
+from morphem.benchmarks.base import Benchmark, FeatureRecipe, Inputs, Part
 from morphem.benchmarks.leaks import LeakReport, probe_leaks
 from morphem.benchmarks.record import Record, describe_features, frame_hash
 from morphem.errors import ConfigError, DataError, unknown_name
@@ -208,8 +208,9 @@ def score_model(
         changed = changed_recipe(part.recipe, recipe)
         differs += [*part.recipe.differs, *recipe_changes(part.recipe, changed)]
         differs += run_remarks(encoder, places[part.name], changed)
+        chosen = of_study(part, places[part.name], data, changed)
         tables[part.name] = cached_features(
-            encoder, places[part.name], changed, cache=cache, query=query, batch_size=batch_size,
+            encoder, places[part.name], chosen, cache=cache, query=query, batch_size=batch_size,
             num_workers=num_workers, device=device, progress=progress,
         )  # fmt: skip
     if metadata is not None:
@@ -243,15 +244,23 @@ def recipe_changes(old: FeatureRecipe, changed: FeatureRecipe) -> list[str]:
 
 
 def part_places(benchmark: Benchmark, data: str | Path) -> dict[str, str]:
-    """Return the address of the shards of every part.
+    """Return the address of the shards of every part: a folder of its name, or one set with the studies of all parts.
 
     Raises:
         DataError: If a part's shards are not there, with the command that makes them.
     """
     parts = benchmark.parts_in_use()
-    if len(parts) == 1 and (_is_address(data) or _has_shards(Path(data))):
+    is_set = _is_address(data) or _has_shards(Path(data))
+    if len(parts) == 1 and is_set:
         return {parts[0].name: str(data)}
     found = {}
+    if is_set and any(part.study for part in parts):
+        from morphem.data.shards import ShardSet, resolve_root
+
+        studies = ShardSet(resolve_root(data)).studies
+        found = {part.name: str(data) for part in parts if part.study in studies}
+        if found:
+            return found
     for part in parts:
         places = [Path(data) / part.name, Path(data) / part.name.lower()]
         there = [place for place in places if _has_shards(place)]
@@ -265,6 +274,21 @@ def part_places(benchmark: Benchmark, data: str | Path) -> dict[str, str]:
             place = str(data) if len(parts) == 1 else str(Path(data) / part.name)
             raise DataError(f"there are no shards of {part.what} in '{place}'; make them with: {command}{place}")
     return found
+
+
+def of_study(part: Part, place: str, data: str | Path, recipe: FeatureRecipe) -> FeatureRecipe:
+    """Return a recipe that selects the part's study, where its shards lie in one set with those of other parts.
+
+    Args:
+        part: Of the benchmark.
+        place: As `part_places` gave it.
+        data: As it was given.
+        recipe: Of the part.
+    """
+    if not part.study or place != str(data):
+        return recipe
+    query = f"experiment.study == '{part.study}'"
+    return replace(recipe, query=f"({recipe.query}) and {query}" if recipe.query else query)
 
 
 def _is_address(data: str | Path) -> bool:

@@ -17,6 +17,7 @@ from morphem.benchmarks.record import Record, write_json
 from morphem.benchmarks.runner import (
     build,
     changed_recipe,
+    of_study,
     part_places,
     recipe_changes,
     score_tables,
@@ -202,7 +203,8 @@ class Benchmarks(L.Callback):
         found = []
         for part in benchmark.parts_in_use():
             if part.name in places:
-                recipe = changed_recipe(part.recipe, self._recipe.get(name))
+                changed = changed_recipe(part.recipe, self._recipe.get(name))
+                recipe = of_study(part, places[part.name], self._places[name], changed)
                 request = FeatureRequest(
                     places[part.name],
                     embed_settings(recipe),
