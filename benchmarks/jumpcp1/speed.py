@@ -1,8 +1,8 @@
 """JUMP-CP1 end to end on the seven plates, against copairs called directly: time and peak memory.
 
 Both read the same files, leave out bright-field features, rank replicates against DMSO wells with 100,000 draws of the
-null, form consensus profiles, and rank targets with 20,000 draws. Copairs gets a fresh cache of nulls, without which its
-p-values would depend on earlier runs, and once more the settings that made it fastest (unit vectors, a dot product).
+null, form consensus profiles, and rank targets with 20,000 draws. Copairs gets a fresh cache of nulls, or its p-values
+would depend on earlier runs, and once more the settings that made it fastest (unit vectors, a dot product).
 Each runs in a process of its own, in turns; times are wall and CPU seconds without the imports, memory is the peak of
 the process.
 

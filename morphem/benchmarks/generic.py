@@ -47,7 +47,7 @@ class Generic(Benchmark):
         seed: Of folds, nulls and intervals.
         label: Column to predict, with or without `Metadata_`.
         group: Columns that together name what must stay on one side of a split, and whose rows are no replicates of
-            each other; by default study, plate and well, as far as the table has them. Empty: every row is a group.
+            each other; by default study, plate and well; the image where wells are unknown. Empty: every row is one.
         within: Columns in which a negative pair agrees; by default the plate, if the table has it and plates hold
             several labels. Empty: all rows are candidates.
         n_folds: Folds of cross-validation over groups, at least 2.
@@ -161,7 +161,7 @@ class Generic(Benchmark):
         if missing.all():
             raise DataError(f"generic: all {len(table)} rows lack the label '{self.label}'; name another one.")
         table = take(table, ~missing)
-        group = self.group if self.group is not None else [name for name in _WELL if name in table.metadata]
+        group = self.group if self.group is not None else _default_group(table)
         within = self.within if self.within is not None else _default_place(table)
         names = {
             _LABEL: table.metadata[_LABEL].astype(str),
@@ -202,7 +202,8 @@ class Generic(Benchmark):
 
     def _rules(self, table: FeatureTable) -> dict[str, str]:
         places = column(table, _PLACE)
-        group = " and ".join(name.removeprefix(METADATA) for name in self.group or _WELL) if self.group != () else "row"
+        chosen = self.group if self.group is not None else _default_group(table)
+        group = " and ".join(name.removeprefix(METADATA) for name in chosen) or "row"
         where = "of all rows" if places[0] == "everywhere" else "of the same place (by default the plate)"
         return {
             "split": f"{self.n_folds} folds over groups ({group}), never on both sides; fits see training rows",
@@ -334,6 +335,17 @@ def _row_names(table: FeatureTable) -> list[str]:
         seen[digest] = seen.get(digest, 0) + 1
         names.append(f"{digest}-{seen[digest]}")
     return names
+
+
+def _default_group(table: FeatureTable) -> tuple[str, ...]:
+    """Return study, plate and well where wells are known, else what names an image, else nothing."""
+    known = [name for name in (*_WELL, "Metadata_Key") if name in table.metadata]
+    known = [name for name in known if not checks.is_missing(table.metadata[name]).any()]
+    if "Metadata_Well" in known:
+        return tuple(name for name in known if name != "Metadata_Key")
+    return (
+        tuple(name for name in known if name in ("Metadata_Study", "Metadata_Key")) if "Metadata_Key" in known else ()
+    )
 
 
 def _default_place(table: FeatureTable) -> tuple[str, ...]:
