@@ -10,4 +10,14 @@ from morphem.callbacks.probe import Probe
 from morphem.callbacks.run_summary import RunSummary
 from morphem.callbacks.throughput import Throughput
 
-__all__ = ["Benchmarks", "Compile", "GracefulStop", "Health", "KNNProbe", "LinearProbe", "Probe", "RunSummary", "Throughput"]
+__all__ = [
+    "Benchmarks",
+    "Compile",
+    "GracefulStop",
+    "Health",
+    "KNNProbe",
+    "LinearProbe",
+    "Probe",
+    "RunSummary",
+    "Throughput",
+]

@@ -45,7 +45,8 @@ def to_kind(stored: NDArray[Any], kind: PixelKind, low: float, high: float, name
         return stored
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError(f"{name} has 16 bit but no clip limits, which say what is dark and bright; ingest it again.")
-    return {"levels": _levels, "stretched": _stretch, "unit": _unit}[kind](low, high).take(stored)
+    make = {"levels": _levels, "stretched": _stretch, "unit": _unit}[kind]
+    return np.asarray(make(low, high)).take(stored)
 
 
 def no_counts() -> str:

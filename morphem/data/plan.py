@@ -116,8 +116,8 @@ class CropPlan:
                 f"{self._shards.root} has no cells in its {self.n_images} image(s), so unit='cell' selects nothing; "
                 "ingest cell positions, or use unit='tile' or 'image'."
             )
-        unmasked = np.flatnonzero((counts > 0) & (self._masks[:, 0] < 0)) if rule.mask != "none" else []
-        if len(unmasked):
+        unmasked = np.flatnonzero((counts > 0) & (self._masks[:, 0] < 0))
+        if rule.mask != "none" and len(unmasked):
             raise DataError(
                 f"the outlines of cells are not known in {len(unmasked)} of {self.n_images} images (the first is "
                 f"'{self.keys[unmasked[0]]}'), so mask='{rule.mask}' cannot be applied; ingest with label images or a "

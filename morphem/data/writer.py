@@ -186,7 +186,7 @@ class OpenShard:
             spans = [self._member(f"{key}.c{i:02d}.png", _to_png(image, i)) for i in range(len(rows))]
             self._member(f"{key}.json", _describe(key, image, rows, labels))
             cells = (-1, 0) if image.cells is None else self._member(f"{key}.cells.npy", _to_npy(image.cells))
-            masks = (None, None)
+            masks: tuple[int | None, int | None] = (None, None)
             if image.masks is not None:
                 masks = self._member(f"{key}.masks.png", png.encode(image.masks))
         common = {
