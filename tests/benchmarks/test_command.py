@@ -12,6 +12,7 @@ from morphem.benchmarks.base import Benchmark
 from morphem.benchmarks.runner import score_features, score_model
 from morphem.cli import main
 from morphem.testing.benchmark_data import tiny_recipe, tiny_settings, write_tiny_shards, write_tiny_tables
+from tests.benchmarks.names import NAMES
 from tests.benchmarks.tables import plates
 from tests.tiny_fit import tiny_dino
 

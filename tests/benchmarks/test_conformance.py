@@ -14,6 +14,7 @@ from morphem.benchmarks.score import Score
 from morphem.testing import check_plugin
 from morphem.testing.benchmarks import check_benchmark
 from morphem.testing.contract import ContractError
+from tests.benchmarks.names import NAMES
 
 
 class Fair(Generic):

@@ -19,6 +19,7 @@ from morphem.callbacks import Benchmarks
 from morphem.cli import main
 from morphem.errors import ConfigError, DataError
 from morphem.testing.benchmark_data import tiny_recipe, tiny_settings, write_tiny_shards
+from tests.benchmarks.names import NAMES
 from tests.tiny_fit import fit, tiny_dino
 
 ROOT = Path(__file__).parents[2]
