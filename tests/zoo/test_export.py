@@ -378,8 +378,9 @@ def test_encoders_of_every_family_are_exported_and_verify(name: str, golden: Pat
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
-def test_what_is_not_portable_says_so(golden: Path, tmp_path: Path) -> None:
+def test_what_is_not_portable_says_so(golden: Path) -> None:
     record = read_golden(golden / "microsnoop.json")
     encoder = verify.family_of(record)[1].convert(Checkpoint.read(record.checkpoints()[0]))
+    form = portable.TensorForm(encoder, ["nucleus"], 1)
     with pytest.raises(WeightsError, match=r"torch\.export cannot take this encoder apart: .*numpy"):
-        export(encoder, tmp_path, forms=Portable(torch_export=True, channels=("nucleus",), size_px=(224, 224)))
+        portable.trace(form, draw((1, 1, 224, 224), "uint8", 0))
