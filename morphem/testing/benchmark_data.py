@@ -87,21 +87,23 @@ def _write_part(part: Part, table: FeatureTable, folder: Path) -> None:
     if part.recipe.aggregate == "well" and not {"Metadata_Plate", "Metadata_Well"} <= set(table.metadata.columns):
         wells = [f"A{number:03d}" for number in range(len(table))]
         table = replace(table, metadata=table.metadata.assign(Metadata_Plate="P1", Metadata_Well=wells))
-    study = f"tiny-{part.name.lower().replace('_', '-')}"
+    fallback = f"tiny-{part.name.lower().replace('_', '-')}"
+    known = table.metadata.get("Metadata_Study")
+    studies = [fallback] * len(table) if known is None else [str(name) for name in known]
     spread = float(table.values.std()) or 1.0
-    with ShardWriter(folder, study) as writer:
-        for number in range(len(table)):
-            known = _row(table.metadata.iloc[number], study, number)
-            rows = [
-                {**known, "imaging.channel": i + 1, "imaging.channel_type": channel}
-                for i, channel in enumerate(_CHANNELS)
-            ]
-            planes = _planes(table.values[number] / spread, number)
-            centre = np.asarray([[SIDE_PX // 2, SIDE_PX // 2]], np.int32)
-            whole = np.ones((SIDE_PX, SIDE_PX), np.uint16) if part.recipe.mask != "none" else None
-            names = list(_CHANNELS)
-            writer.add(ImageRecord(f"row{number:05d}", planes, rows, names, cells=centre, masks=whole))
+    for study in sorted(set(studies)):
+        with ShardWriter(folder, study) as writer:
+            for number in [i for i, name in enumerate(studies) if name == study]:
+                writer.add(_record(table, number, study, spread))
     finish_set(folder)
+
+
+def _record(table: FeatureTable, number: int, study: str, spread: float) -> ImageRecord:
+    known = _row(table.metadata.iloc[number], study, number)
+    rows = [{**known, "imaging.channel": i + 1, "imaging.channel_type": name} for i, name in enumerate(_CHANNELS)]
+    planes = _planes(table.values[number] / spread, number)
+    centre = np.asarray([[SIDE_PX // 2, SIDE_PX // 2]], np.int32)
+    return ImageRecord(f"row{number:05d}", planes, rows, list(_CHANNELS), cells=centre)
 
 
 def _row(metadata: "pd.Series[Any]", study: str, number: int) -> dict[str, Any]:

@@ -16,9 +16,6 @@ from tests.benchmarks.names import NAMES
 from tests.benchmarks.tables import plates
 from tests.tiny_fit import tiny_dino
 
-SLOW = {"hpav23", "cell_health"}
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.names("benchmarks")]
-
 
 def _options(settings: dict[str, object], option: str) -> list[str]:
     return [word for key, value in settings.items() for word in (option, f"{key}={json.dumps(value)}")]

@@ -5,7 +5,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from morphem import registry
 from morphem.benchmarks.base import FeatureRecipe, Inputs, Part, with_values
 from morphem.benchmarks.classifiers import linear_probe, standardise
 from morphem.benchmarks.generic import Generic
@@ -171,10 +170,6 @@ def test_the_fair_one_passes() -> None:
 def test_what_breaks_the_contract_is_caught(cls: type[Generic]) -> None:
     with pytest.raises(ContractError, match=ODD[cls]):
         check_benchmark(cls)
-
-
-SLOW = {"hpav23", "cell_health"}
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.names("benchmarks")]
 
 
 @pytest.mark.parametrize("name", NAMES)

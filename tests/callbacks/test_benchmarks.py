@@ -23,8 +23,6 @@ from tests.benchmarks.names import NAMES
 from tests.tiny_fit import fit, tiny_dino
 
 ROOT = Path(__file__).parents[2]
-SLOW = {"hpav23", "cell_health"}
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.names("benchmarks")]
 
 
 def _shards(folder: Path, name: str) -> str:
