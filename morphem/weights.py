@@ -20,7 +20,7 @@ from morphem.pickles import read_checkpoint as read_checkpoint  # re-exported: o
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-INHERITED = ("license", "restricted", "citation", "source", "family", "record")
+INHERITED = ("license", "possible_licenses", "restricted", "citation", "source", "family", "record")
 """What a model card keeps of the weights that a training started from: who made them, what may be done with them."""
 _SHOWN = 5
 

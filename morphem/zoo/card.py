@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from morphem.encoder import Encoder
+from morphem.zoo import licences
 from morphem.zoo.own_record import channel_sets, own_channels
 
 _SPDX = {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-sa-4.0", "cc0-1.0"}
@@ -175,7 +176,7 @@ def _scores(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> st
 
 
 def _license(facts: Mapping[str, Any]) -> str:
-    license = facts.get("license")  # noqa: A001
+    license = licences.stated(facts)  # noqa: A001
     if not license:
         return "No licence was stated. Until there is one, nobody but its owner may use these weights."
     if facts.get("restricted"):

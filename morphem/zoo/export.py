@@ -10,7 +10,7 @@ from typing import Any
 from morphem import weights
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError, WeightsError
-from morphem.zoo import card, own_record, portable
+from morphem.zoo import card, licences, own_record, portable
 
 RECIPE_FILE = "recipe.yaml"
 _OURS = (
@@ -110,15 +110,16 @@ def export(
 
 
 def _with_license(facts: dict[str, Any], license: str | None) -> dict[str, Any]:  # noqa: A002
-    own = facts.get("license")
     if license is None:
         return dict(facts)
-    if facts.get("restricted") and str(own).lower() != license.lower():
+    if facts.get("restricted") and str(facts.get("license")).lower() != license.lower():
+        tell = "" if facts.get("license") else ", or say with --record what the file is"
         raise ConfigError(
-            f"these weights come from '{facts.get('record') or facts.get('family')}' under the licence {own}, which "
-            f"restricts their use; '{license}' cannot take its place: leave --license out."
+            f"these weights come from '{facts.get('record') or facts.get('family')}' under the licence "
+            f"{licences.stated(facts)}, which restricts their use; '{license}' cannot take its place: leave --license "
+            f"out{tell}."
         )
-    return {**facts, "license": license}
+    return {**{key: value for key, value in facts.items() if key != "possible_licenses"}, "license": license}
 
 
 def _recipe_of(run: str | Path | None) -> Path | None:
@@ -207,7 +208,7 @@ def check_may_be_published(config: dict[str, Any], what: str) -> None:
     """
     if config.get("restricted"):
         raise WeightsError(
-            f"{what} holds weights of others under {config.get('license')} ({config.get('source')}), which restricts "
+            f"{what} holds weights of others under {licences.stated(config)} ({config.get('source')}), which restricts "
             "their use; morphem never mirrors such weights."
         )
     if not config.get("license"):

@@ -1,8 +1,10 @@
 """Licences that restrict what weights may be used for: shown before a download, accepted once, remembered."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from morphem.data.cache import cache_folder
 from morphem.errors import WeightsError
@@ -21,6 +23,16 @@ def title(license: str) -> str:  # noqa: A002
         license: Of a record; the hub spells it in small letters.
     """
     return _SPELLINGS.get(license.casefold(), license)
+
+
+def stated(card: Mapping[str, Any]) -> str:
+    """Return the licence that a model card states, or those that it may be; empty where it states none.
+
+    Args:
+        card: What `config.json` says beyond the architecture.
+    """
+    possible = " or ".join(title(name) for name in card.get("possible_licenses", ()))
+    return title(str(card["license"])) if card.get("license") else possible
 
 
 def notice(record: Record) -> str:

@@ -201,12 +201,14 @@ def _of_record(checkpoint: Checkpoint, how: _How) -> Encoder:
 
 
 def _family_card(name: str, cls: type[Pretrained]) -> dict[str, Any]:
-    """Return what is known of a file of which only the family is: a licence where all records of it agree."""
-    licenses = {record.license for record in cls.records}
+    """Return what is known of a file of which only the family is: the licence where all records of it agree.
+
+    Where they do not, and one of them restricts use, the file is taken for one that does; `record=` tells.
+    """
+    licenses = list(dict.fromkeys(record.license for record in cls.records))
     card: dict[str, Any] = {"family": name, "source": cls.records[0].source}
-    if len(licenses) == 1:
-        card |= {"license": licenses.pop(), "restricted": any(record.restricted for record in cls.records)}
-    return card
+    card["restricted"] = any(record.restricted for record in cls.records)
+    return {**card, **({"license": licenses[0]} if len(licenses) == 1 else {"possible_licenses": licenses})}
 
 
 def load_checkpoint(path: str | Path) -> Encoder:

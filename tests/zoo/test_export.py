@@ -166,12 +166,20 @@ def test_scores_that_are_none_are_refused(encoder: Encoder, tmp_path: Path) -> N
         export(encoder, tmp_path / "out", scores=[tmp_path / "x.json"])
 
 
+def test_a_licence_of_which_only_the_possibilities_are_known_is_not_replaced(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.card = {"family": "timm_vits", "restricted": True, "possible_licenses": ["apache-2.0", "DINOv3 License"]}
+    with pytest.raises(ConfigError, match=r"Apache-2\.0 or DINOv3 License, which .*say with --record"):
+        export(encoder, tmp_path, license="apache-2.0")
+    export(encoder, tmp_path)
+    assert "Apache-2.0 or DINOv3 License, which restricts" in (tmp_path / "README.md").read_text()
+
+
 RESTRICTED = {"record": "unidino", "license": "cc-by-nc-4.0", "restricted": True, "source": "https://example.org"}
 
 
 def test_a_licence_that_restricts_use_stays_with_the_weights(encoder: Encoder, tmp_path: Path) -> None:
     encoder.card = dict(RESTRICTED)
-    with pytest.raises(ConfigError, match=r"come from 'unidino' under the licence cc-by-nc-4\.0.*'mit' cannot take"):
+    with pytest.raises(ConfigError, match=r"come from 'unidino' under the licence CC-BY-NC-4\.0.*'mit' cannot take"):
         export(encoder, tmp_path, license="mit")
     export(encoder, tmp_path)
     assert RESTRICTED.items() <= morphem.load(tmp_path).card.items()
@@ -325,7 +333,7 @@ def test_an_export_is_pushed_to_the_hub(encoder: Encoder, hub: type[FakeHub], tm
 
 @pytest.mark.parametrize(
     ("card", "sentence"),
-    [({}, "states no licence"), (RESTRICTED, r"under cc-by-nc-4\.0 .*morphem never mirrors such weights")],
+    [({}, "states no licence"), (RESTRICTED, r"under CC-BY-NC-4\.0 .*morphem never mirrors such weights")],
 )
 def test_weights_that_may_not_be_published_are_not_pushed(
     encoder: Encoder, hub: type[FakeHub], tmp_path: Path, card: dict[str, Any], sentence: str

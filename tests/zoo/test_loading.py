@@ -128,9 +128,12 @@ def test_a_file_elsewhere_may_be_said_to_be_of_a_record(tiny_zoo: Path, tmp_path
         morphem.load(tmp_path / "a.pth", record="tiny-nc", family="other")
 
 
-def test_of_a_file_whose_record_is_unknown_no_licence_is_guessed(tiny_zoo: Path, tmp_path: Path) -> None:
+def test_of_a_file_whose_record_is_unknown_the_stricter_licence_is_assumed(tiny_zoo: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.pth")
-    assert "license" not in morphem.load(tmp_path / "a.pth").card  # MIT and CC-BY-NC-4.0 in this family
+    card = morphem.load(tmp_path / "a.pth").card
+    assert "license" not in card
+    assert card["possible_licenses"] == ["mit", "CC-BY-NC-4.0"]
+    assert card["restricted"] is True
 
 
 @pytest.mark.parametrize("said", [{"family": "tiny"}, {"record": "tiny-web"}, {"scale": 2.0}])
