@@ -179,7 +179,7 @@ class Extraction:
             if panel not in tried and self.plan.n_crops_of(image):
                 tried.add(panel)
                 _, _, height, width = self.plan.boxes(image)[0]
-                check_panel(self.encoder, panel, self.pixels, max(height, width), self.plan.keys[image])
+                check_panel(self.encoder, panel, self.pixels, (height, width), self.plan.keys[image])
 
     def embed_batch(self, batch: ChannelBatch) -> torch.Tensor:
         """Embed a ragged batch in the precision of the settings: (P, D) or (N, D)."""
@@ -218,27 +218,32 @@ class Extraction:
         return none[:0], columns, dictionary
 
 
-def check_panel(encoder: Encoder, panel: Sequence[str], pixels: PixelKind, side_px: int, image: str) -> None:
+def check_panel(
+    encoder: Encoder, panel: Sequence[str], pixels: PixelKind, size_px: tuple[int, int], image: str
+) -> None:
     """Embed a made-up crop of some channels, so that an encoder that refuses them does so before the work begins.
 
     Args:
         encoder: Any.
         panel: Channel types of an image.
         pixels: What its pixels stand for.
-        side_px: Of the crop.
+        size_px: Height and width of the crop.
         image: Name of the image, for the message.
 
     Raises:
         MorphemError: If the encoder refuses it.
     """
     top, dtype = _RAMPS[pixels]
-    ramp = (torch.arange(side_px * side_px) % (top + 1)).to(dtype).reshape(side_px, side_px)
+    ramp = (torch.arange(size_px[0] * size_px[1]) % (top + 1)).to(dtype).reshape(size_px)
     batch = ChannelBatch.from_planes([[ramp] * len(panel)], [panel]).to(encoder.device)
     try:
         with evaluating(encoder):
             encoder.features(batch)
     except MorphemError as fault:
-        raise type(fault)(f"image '{image}' ({', '.join(panel)}): {fault}") from fault
+        height, width = size_px
+        raise type(fault)(
+            f"image '{image}' ({', '.join(panel)}; {height} x {width} pixels at a time): {fault}"
+        ) from fault
 
 
 def pixels_of(encoder: Encoder) -> PixelKind:

@@ -13,6 +13,7 @@ from morphem.encoder import Encoder
 from morphem.errors import DataError
 from morphem.extraction import Extraction
 from morphem.normalizers import SelfNormalize
+from morphem.recipe import Recipe
 from morphem.self_check import Checked, check_rows
 from tests import small_shards
 
@@ -50,6 +51,14 @@ def test_the_slow_reference_agrees_with_every_row(root: str, settings: dict[str,
     checked = check_rows(Extraction(encoder, root, EmbedSettings(**settings)), table, 1000)
     assert checked.n_rows == len(table)
     assert checked.largest < 1e-5
+
+
+def test_the_slow_reference_scales_rows_where_the_recipe_does(root: str) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(BagOfChannels.tiny(), SelfNormalize(), input_size_px=16, recipe=Recipe(unit_length=True))
+    table = extract(encoder, root, unit="image")
+    np.testing.assert_allclose(np.linalg.norm(table.values, axis=1), 1, atol=1e-5)
+    assert check_rows(Extraction(encoder, root, EmbedSettings("image")), table, 9).largest < 1e-5
 
 
 def test_the_slow_reference_agrees_where_channels_are_joined(root: str) -> None:

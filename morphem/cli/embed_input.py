@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from morphem.cli.open_sources import share
 from morphem.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_input(group: Any) -> None:
     add("--cells", help="centres and outlines of cells: source (default), otsu, adaptive, cellpose, CSV, label images")
     add("--clip", metavar="LOW,HIGH", help="percentiles that become dark and bright (default 0.1,99.9), as for ingest")
     add("--bit-depth", type=int, choices=(8, 16), help="of the stored planes (default: what the encoders need)")
-    add("--max-bad", type=float, metavar="SHARE", help="stop if more images than this cannot be used (default 0)")
+    add("--max-bad", type=share, metavar="SHARE", help="stop if more images than this cannot be used (default 0)")
     add("--image-workers", type=int, metavar="N", help="processes that read images (default: one per core)")
 
 
@@ -115,7 +116,7 @@ def make_input(
             for encoder, kind in zip(encoders, kinds, strict=True):
                 for panel in dict.fromkeys(panels.values()):
                     name = next(name for name, other in panels.items() if other == panel)
-                    check_panel(encoder, panel, kind, encoder.input_size_px or 224, name)
+                    check_panel(encoder, panel, kind, (side := encoder.input_size_px or 224, side), name)
         _, studies = make_shards(
             sources,
             folder,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morphem.cli.open_sources import absolute, open_sources, progress_bar
+from morphem.cli.open_sources import absolute, open_sources, progress_bar, share
 from morphem.data.schema import load_aliases, resolve_channel
 from morphem.errors import ConfigError
 from morphem.ingest.engine import ingest
@@ -163,7 +163,7 @@ def _add_run(group: Any) -> None:
     group.add_argument("--dask", metavar="ADDRESS", help="Dask scheduler whose workers do it instead")
     group.add_argument(
         "--max-bad",
-        type=_share,
+        type=share,
         default=0.01,
         metavar="SHARE",
         help="a study with more unusable images than this is not written (default 1%%)",
@@ -186,16 +186,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
     return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError as fault:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share such as 1% or 0.01") from fault
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not from 0 to 1 (or 0% to 100%)")
-    return share
 
 
 def _settings(options: argparse.Namespace) -> IngestSettings:

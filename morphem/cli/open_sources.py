@@ -1,5 +1,6 @@
 """Locations and words of the command line to sources of images, for every command that reads images."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,3 +81,18 @@ def progress_bar(counts: Mapping[str, int]) -> Iterator[Callable[[str, int, int]
             seen[study] = done
 
         yield show
+
+
+def share(text: str) -> float:
+    """Read a share such as `0.01` or `1%`, for argparse.
+
+    Args:
+        text: What the user typed.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as fault:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share such as 1% or 0.01") from fault
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not from 0 to 1 (or 0% to 100%)")
+    return value

@@ -1,7 +1,7 @@
 """Where an embedding looks: attention of its tokens, read while the network runs, whatever network it is.
 
 Every transformer of morphem attends through torch's `scaled_dot_product_attention`; while a recorder is on, the
-weights of each call are computed from its queries and keys as well.
+queries and keys of each call are kept, and weights are computed from them.
 
 Source: attention rollout, Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928; the maps of the last block are
 those of Caron et al. 2021, https://arxiv.org/abs/2104.14294.
@@ -26,34 +26,76 @@ from morphem.types import ChannelBatch
 Way = Literal["last", "rollout"]
 WAYS: tuple[Way, ...] = get_args(Way)
 Floats = NDArray[np.float32]
+_PAIRS = 1 << 24  # of tokens whose weights are held at once, in all heads
+
+
+class Attention(NamedTuple):
+    """One call of attention, as far as its weights depend on it.
+
+    Attributes:
+        query: (B, heads, queries, d).
+        key: (B, heads, tokens, d).
+        scale: Of their products.
+    """
+
+    query: Tensor
+    key: Tensor
+    scale: float
+
+    def weights(self, asking: slice) -> Tensor:
+        """Return how some queries look at all tokens, (B, heads, asking, tokens); each row sums to 1."""
+        return (self.query[:, :, asking] @ self.key.transpose(-2, -1) * self.scale).softmax(-1)
+
+    def drawn(self, row: Tensor) -> Tensor:
+        """Return what a mixture of tokens draws from all tokens, mean of heads, (B, tokens).
+
+        The weights of all pairs may not fit into memory, so queries are taken some at a time.
+
+        Args:
+            row: Share of each token in the mixture, (B, queries).
+        """
+        total = torch.zeros(row.shape[0], self.key.shape[2], device=row.device)
+        step = max(1, _PAIRS // (self.key.shape[0] * self.key.shape[1] * self.key.shape[2]))
+        for first in range(0, row.shape[1], step):
+            part = slice(first, first + step)
+            if bool(row[:, part].any()):
+                total += torch.einsum("bq,bhqt->bt", row[:, part], self.weights(part)) / self.key.shape[1]
+        return total
+
+    def by_head(self, row: Tensor) -> Tensor:
+        """Return the same for each head, (B, heads, tokens)."""
+        heads = [
+            Attention(self.query[:, h : h + 1], self.key[:, h : h + 1], self.scale).drawn(row)
+            for h in range(self.key.shape[1])
+        ]
+        return torch.stack(heads, dim=1)
 
 
 class Recorder(TorchFunctionMode):
-    """Keeps the attention weights of every call of `scaled_dot_product_attention` while it is on.
+    """Keeps queries and keys of every call of `scaled_dot_product_attention` while it is on.
 
     Args:
         n_tokens: Only calls whose keys are so many tokens are kept.
 
     Attributes:
-        weights: (B, heads, queries, n_tokens) of every call, in order; each row sums to 1.
+        calls: In order.
     """
 
     def __init__(self, n_tokens: int) -> None:
         super().__init__()
         self.n_tokens = n_tokens
-        self.weights: list[Tensor] = []
+        self.calls: list[Attention] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Let the call happen, and keep its weights."""
+        """Let the call happen, and keep what its weights are made of."""
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention and args[1].shape[-2] == self.n_tokens:
             if kwargs.get("attn_mask") is not None or kwargs.get("is_causal"):
                 raise ConfigError("attention with a mask cannot be shown.")
-            query, key = args[0].float(), args[1].float()
-            scale = kwargs.get("scale") or query.shape[-1] ** -0.5
-            self.weights.append((query @ key.transpose(-2, -1) * scale).softmax(-1))
+            scale = kwargs.get("scale") or args[0].shape[-1] ** -0.5
+            self.calls.append(Attention(args[0].float(), args[1].float(), scale))
         return func(*args, **kwargs)
 
 
@@ -143,12 +185,14 @@ def _looks(encoder: Encoder, part: Sequences, way: Way) -> _Looks:
     recorder = Recorder(strategy.n_prefix + n_patches)
     with recorder:
         encoded = strategy.encode_at(part.tokens, part.coordinates)
-    if not recorder.weights:
+    if not recorder.calls:
         raise ConfigError(f"{type(strategy).__name__} runs no attention that could be shown.")
-    n_prefix = strategy.n_prefix
-    asking = _asking(encoder, n_prefix)
-    heads = recorder.weights[-1][:, :, asking].mean(2)  # (B, heads, n_prefix + T)
-    seen = heads.mean(1) if way == "last" else _rollout(recorder.weights, asking)
+    n_prefix, last = strategy.n_prefix, recorder.calls[-1]
+    asking = torch.zeros(len(encoded), last.query.shape[2], device=encoded.device)
+    asking[:, _asking(encoder, n_prefix)] = 1.0
+    asking = asking / asking.sum(1, keepdim=True)
+    heads = last.by_head(asking)  # (B, heads, n_prefix + T)
+    seen = heads.mean(1) if way == "last" else _rollout(recorder.calls, asking)
     return _Looks(_times_even(seen[:, n_prefix:]), _times_even(heads[:, :, n_prefix:]), encoded[:, n_prefix:].float())
 
 
@@ -161,15 +205,12 @@ def _asking(encoder: Encoder, n_prefix: int) -> slice:
     return slice(0, 1) if pooling == "class" else slice(n_prefix, None)
 
 
-def _rollout(weights: list[Tensor], asking: slice) -> Tensor:
-    """Attention of the asking tokens through all blocks, (B, n_prefix + T)."""
-    n_tokens = weights[-1].shape[-1]
-    row = torch.zeros(len(weights[-1]), 1, n_tokens, device=weights[-1].device)
-    row[:, :, asking] = 1.0
-    row = row / row.sum(-1, keepdim=True)
-    for block in reversed(weights):
-        row = 0.5 * row + 0.5 * (row @ block.mean(1))
-    return row[:, 0]
+def _rollout(calls: list[Attention], asking: Tensor) -> Tensor:
+    """Attention of the asking tokens, (B, tokens), through all blocks."""
+    row = asking
+    for call in reversed(calls):
+        row = 0.5 * row + 0.5 * call.drawn(row)
+    return row
 
 
 def _times_even(seen: Tensor) -> Tensor:
