@@ -1,5 +1,6 @@
 """`morphem models`: what it prints, what it writes, and how it refuses."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,3 +180,18 @@ def test_every_subcommand_has_help_with_an_example(run: Run) -> None:
             main(["models", name, "--help"])
         assert done.value.code == 0
         assert f"example: morphem models {name} " in run.capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_with_its_recipe_and_verifies(tiny_run: Callable[..., str], run: Run, tmp_path: Path) -> None:
+    summary = "    - class_path: GracefulStop\n    - class_path: RunSummary"
+    config = tiny_run(**{"    - class_path: GracefulStop": summary})
+    words = ["fit", "--config", config, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    assert main(words) == 0
+    folder = next((tmp_path / "runs").rglob("config.yaml")).parent
+    run("export", folder, "--output", tmp_path / "mine", "--license", "apache-2.0")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "Trained with morphem, method `dino`, 2 steps. Network that was exported: teacher" in card
+    assert "`data.root`: `sample://tiny`" in card
+    assert (tmp_path / "mine" / "recipe.yaml").read_text() == (folder / "config.yaml").read_text()
+    assert "ok" in run("verify", "--quiet", tmp_path / "mine")
