@@ -103,7 +103,8 @@ def _record(table: FeatureTable, number: int, study: str, spread: float) -> Imag
     rows = [{**known, "imaging.channel": i + 1, "imaging.channel_type": name} for i, name in enumerate(_CHANNELS)]
     planes = _planes(table.values[number] / spread, number)
     centre = np.asarray([[SIDE_PX // 2, SIDE_PX // 2]], np.int32)
-    return ImageRecord(f"row{number:05d}", planes, rows, list(_CHANNELS), cells=centre)
+    whole = np.ones((SIDE_PX, SIDE_PX), np.uint16)  # the only cell fills the image
+    return ImageRecord(f"row{number:05d}", planes, rows, list(_CHANNELS), cells=centre, masks=whole)
 
 
 def _row(metadata: "pd.Series[Any]", study: str, number: int) -> dict[str, Any]:
