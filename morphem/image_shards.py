@@ -103,6 +103,27 @@ def check_panels(panels: Mapping[str, Sequence[str]]) -> None:
     check_one_panel(channel_labels(panel) for panel in panels.values())
 
 
+def check_counts(sources: Sequence["Source"], kinds: Sequence[str]) -> None:
+    """Look at the first image of each study before all are read, where an encoder needs 16-bit intensities.
+
+    Args:
+        sources: The images.
+        kinds: Of the encoders' pixels.
+
+    Raises:
+        DataError: If its pixels are 8-bit numbers or floats.
+    """
+    for source in sources if "counts" in kinds else ():
+        image = source.load(source.image_ids()[0])
+        kind = image.planes[0].dtype
+        if kind.itemsize == 1 or kind.kind == "f":
+            depth = " --bit-depth 8" if kind.kind == "f" else ""
+            raise DataError(
+                f"image '{image.image_id}' of '{source.study}' has {kind} pixels, and an encoder was made for 16-bit "
+                f"intensities; bring them to its full range with --pixels stretched{depth}."
+            )
+
+
 def _column(source: "Source", name: str) -> list[str]:
     table = source.table()
     return [str(value) for value in table[name]] if name in table.columns else []

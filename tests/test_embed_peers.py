@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from morphem import features
 from morphem.cli import main
@@ -104,6 +105,23 @@ def test_microsnoop_over_overlapping_tiles_gives_the_features_of_its_authors(tmp
     allowed = golden.tolerance(FOLDER, "microsnoop", "tiles", "features")
     expected = told["tiles.features"].numpy().reshape(len(images), -1)
     np.testing.assert_allclose(_in_order(table, images.shape[1]), expected, atol=allowed)
+
+
+@pytest.mark.parametrize(("dtype", "remedy"), [("uint8", "stretched."), ("float32", "stretched --bit-depth 8.")])
+def test_images_of_another_type_are_refused_before_all_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str, remedy: str
+) -> None:
+    (tmp_path / "plate").mkdir()
+    for site in range(2):
+        pixels = np.random.default_rng(site).integers(0, 250, (230, 240)).astype(dtype)
+        tifffile.imwrite(tmp_path / "plate" / f"plate1_A01_s{site + 1}_w1.tif", pixels)
+    words = ["embed", "--model", str(FOLDER / "unidino.ckpt"), "--images", str(tmp_path / "plate"), "--accelerator"]
+    words += ["cpu", "--channels", "w1=nucleus", "--output", str(tmp_path / "f.parquet"), "--image-workers", "1"]
+    assert main(words) == 1
+    assert f"has {dtype} pixels, and an encoder was made for 16-bit intensities" in (error := capsys.readouterr().err)
+    assert remedy in error
+    assert not (tmp_path / "f.parquet.parts").exists()
+    assert main([*words, "--pixels", *remedy.rstrip(".").split()]) == 0
 
 
 def test_8_bit_shards_are_refused_by_an_encoder_of_16_bit_unless_stretched(

@@ -95,6 +95,7 @@ def make_input(
     from morphem.image_shards import (
         SHARDS,
         bit_depth_for,
+        check_counts,
         check_known,
         check_names,
         check_panels,
@@ -117,6 +118,7 @@ def make_input(
                 for panel in dict.fromkeys(panels.values()):
                     name = next(name for name, other in panels.items() if other == panel)
                     check_panel(encoder, panel, kind, (side := encoder.input_size_px or 224, side), name)
+        check_counts(sources, kinds)
         _, studies = make_shards(
             sources,
             folder,
