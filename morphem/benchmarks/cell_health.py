@@ -177,8 +177,10 @@ class CellHealth(Benchmark):
         for name in names:
             known = part[name].notna().to_numpy() & np.isfinite(part[name].to_numpy(np.float64))
             truth = part[name].to_numpy(np.float64)[known]
-            if known.sum() < 2 * self.n_folds or not np.ptp(truth):
-                left_out[name] = f"{int(known.sum())} values, {'all alike' if len(truth) else 'none'}"
+            if known.sum() < 2 * self.n_folds:
+                left_out[name] = f"{int(known.sum())} values; {2 * self.n_folds} are needed"
+            elif not np.ptp(truth):
+                left_out[name] = f"all {int(known.sum())} values are alike"
             else:
                 jobs.append((name, known))
         found = Parallel(n_jobs=self.n_jobs)(

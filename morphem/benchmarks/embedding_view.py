@@ -115,9 +115,9 @@ def _umap(values: Doubles, n_neighbors: int, min_dist: float, metric: str, seed:
 
 
 def write_view(view: View, labels: Sequence[str], path: str | Path, title: str = "", width_px: int = 1000) -> None:
-    """Draw a view as PNG: a dot per row, coloured by label, with a legend, and how it was made below.
+    """Draw a view as PNG: a mark per row, by label, with a legend, and how it was made below.
 
-    Dots are drawn in a random order, so that no label hides another because it comes last.
+    Marks are drawn in a random order, so that no label hides another because it comes last.
 
     Args:
         view: Of R rows.
@@ -142,23 +142,38 @@ def write_view(view: View, labels: Sequence[str], path: str | Path, title: str =
     picture = Image.new("RGB", (size + legend, size + 2 * head), "white")
     draw = ImageDraw.Draw(picture)
     names = sorted(set(labels))
-    color = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(names)}
+    number = {name: i for i, name in enumerate(names)}
     low, high = view.xy.min(0), view.xy.max(0)
     place = (view.xy - low) / np.maximum(high - low, 1e-12) * (size - 80 * scale) + 40 * scale
     radius = scale * float(np.clip(120 / np.sqrt(len(labels)), 2, 6))
     for row in generator(0, "view").permutation(len(labels)):
-        x, y = float(place[row, 0]), float(head + size - place[row, 1])
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color[labels[row]])
+        _mark(draw, float(place[row, 0]), float(head + size - place[row, 1]), radius, number[labels[row]])
     draw.text((40 * scale, 20 * scale), title, fill="black", font=font)
     draw.text(
         (40 * scale, size + head + 20 * scale), view.note, fill="#555555", font=ImageFont.load_default(13 * scale)
     )
-    room = (size - 40 * scale) // (26 * scale)
+    pitch = min(26.0, max(11.0, (width_px - 40) / len(names)))  # many labels stand closer, in smaller letters
+    small = ImageFont.load_default(round(min(16.0, pitch * 0.85) * scale))
+    room = int((width_px - 20) / pitch)
     for i, name in enumerate(names[:room]):
-        y = head + (20 + 26 * i) * scale
-        draw.ellipse((size, y + 3 * scale, size + 14 * scale, y + 17 * scale), fill=color[name])
-        shown = name if len(name) <= 30 else name[:29] + "…"
-        draw.text((size + 24 * scale, y), shown, fill="black", font=font)
+        y = head + (20 + pitch * i) * scale
+        _mark(draw, size + 7 * scale, y + pitch * 0.4 * scale, min(7.0, pitch * 0.3) * scale, i)
+        shown = name if len(name) <= 30 else name[:27] + "..."
+        draw.text((size + 24 * scale, y), shown, fill="black", font=small)
     if len(names) > room:
-        draw.text((size, head + size), f"and {len(names) - room} more", fill="#555555", font=font)
+        draw.text((size, head + size), f"and {len(names) - room} more", fill="#555555", font=small)
     picture.resize((picture.width // scale, picture.height // scale), Image.Resampling.LANCZOS).save(path)
+
+
+def _mark(draw: Any, x: float, y: float, radius: float, number: int) -> None:
+    """Draw the mark of a label: twenty colours as dots, then again as squares, triangles and diamonds."""
+    color = _COLORS[number % len(_COLORS)]
+    shape = number // len(_COLORS) % 4
+    if shape == 0:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+    elif shape == 1:
+        draw.rectangle((x - radius, y - radius, x + radius, y + radius), fill=color)
+    elif shape == 2:
+        draw.polygon([(x, y - radius), (x + radius, y + radius), (x - radius, y + radius)], fill=color)
+    else:
+        draw.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], fill=color)

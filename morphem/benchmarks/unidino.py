@@ -192,6 +192,11 @@ class UniDINO(Benchmark):
         self.attribution = attribution
         self.hierarchy = hierarchy
 
+    @property
+    def headline(self) -> str:
+        """Name of the first score that the data set has."""
+        return next(name for name in self.score_names if name in ACCURACIES[self.variant])
+
     def adapt(self, inputs: Inputs) -> Inputs:
         """Normalise with all wells, before controls and rows of unknown mechanism are dropped."""
         from morphem.profiles import TVN, MadRobustize
@@ -208,9 +213,9 @@ class UniDINO(Benchmark):
                     f"unidino: normalise='{self.normalise}' learns from DMSO, but no compound is called DMSO and "
                     "Metadata_Control names none."
                 )
-            marked = table.metadata.assign(Metadata_Morphem_Control=controls)
+            marked = table.metadata.assign(Metadata_Morphem_Control=np.where(controls, "yes", "no"))
             marked_table = FeatureTable(table.values, marked, table.columns, table.dictionary, table.provenance)
-            done = TVN("Metadata_Morphem_Control == True", batch=(BATCH,), epsilon=1.0, center=False)(marked_table)
+            done = TVN("Metadata_Morphem_Control == 'yes'", batch=(BATCH,), epsilon=1.0, center=False)(marked_table)
             metadata = done.metadata.drop(columns="Metadata_Morphem_Control")
             table = FeatureTable(done.values, metadata, done.columns, done.dictionary, done.provenance)
         return Inputs({"table": table}, inputs.side)
@@ -233,6 +238,9 @@ class UniDINO(Benchmark):
                 missing[name] = f"it needs {', '.join(absent)}"
                 continue
             found = self._accuracy(table, accuracy, rule.name, name)
+            if not len(found.hits):
+                missing[name] = f"no profile has a neighbour that the rule allows ({rule.words})"
+                continue
             values[name] = found.share
             intervals[name] = interval_of_share(found.hits, found.compounds, self.interval_unit, self.seed)
             details[name] = found.details()
@@ -278,10 +286,6 @@ class UniDINO(Benchmark):
         columns |= {role: column(kept, at).astype(str) for role, at in ROLES.items() if at in kept.metadata}
         found = nearest_by_rule(kept.values, exclusion(rule), columns, metric="cosine").row
         legal = found >= 0
-        if not legal.any():
-            raise DataError(
-                f"unidino, {name}: no profile has a neighbour that the rule allows ({exclusion(rule).words})."
-            )
         return Matches(
             hits=labels[legal] == labels[found[legal]],
             compounds=column(kept, COMPOUND).astype(str)[legal],
