@@ -84,7 +84,15 @@ class Bioactivity(Benchmark):
                     missing_allowed=True,
                 ),
             ),
-            recipe=FeatureRecipe(unit="tile", tile_size_px=224, aggregate="well"),
+            recipe=FeatureRecipe(
+                unit="tile",
+                tile_size_px=224,
+                aggregate="well",
+                differs=(
+                    "all tiles of a well are averaged, where the published pipeline leaves out those with little DNA "
+                    "stain; `morphem embed` with its rule for empty tiles makes a table without them",
+                ),
+            ),
         ),
     )
     side_tables = (

@@ -65,9 +65,9 @@ class Campfire(Benchmark):
         variant: See `variants`.
         seed: Of cells, subsets, folds, weights and intervals; the split has its own.
         held_out_plates: Plates that training never sees; the published five of JUMP-CP where not given.
-        n_held_out_compounds: See `SplitSettings`.
-        n_train: See `SplitSettings`.
-        n_val: See `SplitSettings`.
+        n_held_out_compounds: Compounds besides controls that no part of the split learns from; published: 60.
+        n_train: Plates of every known compound to learn from; each compound draws its own; published: 14.
+        n_val: Plates of every known compound to stop on; the rest is tested; published: 2.
         cells_per_group: Cells of one compound, plate and split for the controls; published: 100.
         cells_per_well: Cells of a well for the held-out compounds; published: 30.
         n_subsets: Equal parts of the training cells, one linear layer each; published: 10.
@@ -105,7 +105,13 @@ class Campfire(Benchmark):
                 Column("Metadata_Plate_Type", "TARGET2 or COMPOUND", required=False),
                 Column("Metadata_Split", "what a well is for; built where it is missing", required=False),
             ),
-            recipe=FeatureRecipe(unit="cell", crop_size_px=112),
+            recipe=FeatureRecipe(
+                unit="cell",
+                crop_size_px=112,
+                differs=(
+                    "cells are those of the shards, and wells are drawn by name; the authors' lists are not public",
+                ),
+            ),
         ),
     )
     score_names: ClassVar[Mapping[str, str]] = {

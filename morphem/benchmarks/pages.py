@@ -3,6 +3,8 @@
 python -m morphem.benchmarks.pages docs/benchmarks
 """
 
+import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,10 @@ def page(name: str) -> str:
     """
     benchmark = build(name)
     cls = type(benchmark)
-    settings = {key: f"`{value!r}`" for key, value in benchmark.settings().items()}
+    told = _arguments(cls)
+    settings = {
+        key: f"`{value!r}` | {_cell(told.get(key, ''))}".rstrip() for key, value in benchmark.settings().items()
+    }
     sections = [
         f"# {cls.title}\n\n{MARK}",
         f"## What it measures\n\n{_wrap(cls.measures)}",
@@ -32,9 +37,9 @@ def page(name: str) -> str:
         f"## Scores\n\n{_table(('score', 'what it is'), cls.score_names)}\n\n{_intervals(cls)}",
         f"## Variants\n\n{_table(('variant', 'what it does'), cls.variants)}\n\n{_models(cls)}",
         f"## Data\n\n{_data(cls)}",
-        f"## Settings\n\n{_table(('setting', 'default'), settings)}",
+        f"## Settings\n\n{_settings(settings)}",
         f"## Published results\n\n{_published(cls)}",
-        f"## Source\n\n{_wrap(cls.source)}\n\nProtocol version {cls.protocol_version}.",
+        f"## Sources, and what differs from them\n\n{_told(cls)}\n\nProtocol version {cls.protocol_version}.",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -50,6 +55,34 @@ def _cell(text: str) -> str:
 def _table(head: Sequence[str], rows: Mapping[str, str]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(f"| `{key}` | {_cell(text)} |" for key, text in rows.items())])
+
+
+def _settings(rows: Mapping[str, str]) -> str:
+    lines = ["| setting | default | what it does |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| `{key}` | {text} |" for key, text in rows.items())])
+
+
+def _arguments(cls: type[Benchmark]) -> dict[str, str]:
+    """Return what the class's docstring says about each argument."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in (inspect.getdoc(cls) or "").partition("Args:")[2].splitlines()[1:]:
+        start = re.match(r" {4}(\w+): (.*)", line)
+        if start:
+            name = start[1]
+            found[name] = start[2]
+        elif name and line.startswith(" " * 8):
+            found[name] += f" {line.strip()}"
+        elif line.strip():
+            break
+    return found
+
+
+def _told(cls: type[Benchmark]) -> str:
+    """Return what the module says after its first line: sources, and where paper, code and this protocol differ."""
+    text = (inspect.getdoc(sys.modules[cls.__module__]) or "").partition("\n")[2].strip()
+    paragraphs = re.split(r"\n\s*\n|\n(?=Differs from|Paper and code)", text)
+    return "\n\n".join(_wrap(" ".join(paragraph.split())) for paragraph in paragraphs if paragraph) or _wrap(cls.source)
 
 
 def _commands(name: str, cls: type[Benchmark]) -> str:

@@ -120,7 +120,15 @@ class UniDINO(Benchmark):
                     missing_allowed=True,
                 ),
             ),
-            recipe=FeatureRecipe(unit="tile", tile_size_px=224, aggregate="well"),
+            recipe=FeatureRecipe(
+                unit="tile",
+                tile_size_px=224,
+                aggregate="well",
+                differs=(
+                    "all tiles of a well are averaged, where the published pipeline leaves out blank ones; `morphem "
+                    "embed` with its rule for empty tiles makes a table without them",
+                ),
+            ),
             key=("Metadata_Plate", "Metadata_Well"),
         ),
     )

@@ -167,7 +167,7 @@ def test_the_layer_learns_stops_and_leaves_global_random_numbers_alone() -> None
     labels = np.arange(300) % 3
     rows = (5 * np.eye(3)[labels] @ random.normal(size=(3, 8)) + random.normal(size=(300, 8))).astype(np.float32)
     before = torch.get_rng_state()
-    settings = {"n_classes": 3, "max_epochs": 12, "keep_best": False}
+    settings = {"n_classes": 3, "max_epochs": 30, "keep_best": False}
     first, again = (train_layer(rows[:200], labels[:200], (rows[200:250], labels[200:250]), [rows[250:]], seed=1,
                                 **settings)[0] for _ in range(2))  # fmt: skip
     assert torch.equal(torch.get_rng_state(), before)
