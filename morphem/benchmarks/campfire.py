@@ -75,6 +75,7 @@ class Campfire(Benchmark):
         max_epochs: At least 1; published: 100.
         panel: Channels whose features are probed: a published panel (`nu`, `mito`, `agp`, `nu_agp`, `nu_mito`,
             `nu_agp_mito`, or the unseen `nu_er_rna`), or channel types joined by `+`; all of the table where not given.
+            Features that mix channels cannot be cut; embed again with a query of channel planes.
         channel_study: Probe every published panel besides; the scores are in the details.
 
     Raises:

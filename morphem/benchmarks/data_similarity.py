@@ -78,7 +78,7 @@ class DataSimilarity(Benchmark):
         "cosine": "1 - cosine of mean features; our choice, as the appendix publishes no numbers that could be matched",
         "euclidean": "Euclidean distance of mean features",
     }
-    interval_unit = "study"
+    interval_unit = "data set"
     lower_is_better = frozenset({"mean_own_distance"})
     biology = _STUDY
     tiny_finds = 0.8

@@ -79,8 +79,8 @@ class ZPrime(Benchmark):
                 tile_size_px=112,
                 aggregate="well",
                 differs=(
-                    "the published encoders were fine-tuned on wells of these plates with triplets, in code that is not "
-                    "public",
+                    "the published encoders were fine-tuned on wells of these plates with triplets, in code that is "
+                    "not public",
                 ),
             ),
         ),
@@ -96,7 +96,7 @@ class ZPrime(Benchmark):
         "published_code": "direction from the wells that are scored, robust mean and deviation; as the code, inflated",
         "published_paper": "direction from the wells that are scored, plain mean and deviation; as the text, inflated",
     }
-    interval_unit = "pair of groups"
+    interval_unit = "pair"
     biology = _GROUP
     tiny_finds = 0.4
     tiny_null = -0.2
