@@ -44,6 +44,7 @@ from morphem.benchmarks.mixing import (
 from morphem.benchmarks.neighbours import Ints
 from morphem.benchmarks.score import Score
 from morphem.benchmarks.tiny import planted
+from morphem.benchmarks.well_rows import check_wells
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
@@ -173,6 +174,7 @@ class BatchBiology(Benchmark):
 
     def score(self, inputs: Inputs) -> Score:
         """Correct the profiles, and compute every score that the table allows, after and before."""
+        check_wells(inputs.table, "batch_biology")
         found = self._scores(corrected(inputs.table, self.correction, self.seed))
         details: dict[str, Any] = dict(found.details)
         if self.correction != "none":
@@ -229,7 +231,12 @@ class BatchBiology(Benchmark):
         for name, members in (("batch", _BATCH_SCORES), ("biology", _BIOLOGY_SCORES)):
             scores[name] = float(np.mean([scores[member] for member in members if member in scores]))
         scores["overall"] = 0.4 * scores["batch"] + 0.6 * scores["biology"]
-        counts = {"wells": len(table), "labels": len(label_names), "batches": len(batch_names)}
+        counts = {
+            "wells": len(table),
+            "labels": len(label_names),
+            "labels_of_one_well": int((np.bincount(labels) == 1).sum()),
+            "batches": len(batch_names),
+        }
         return _Found(scores, missing, details, precisions, counts, index.shape[1])
 
     @classmethod

@@ -32,9 +32,10 @@ from morphem.benchmarks.knn import nearest_by_rule
 from morphem.benchmarks.label_ranking import Precisions, best_f1, f1_at_k, precision_at_r, ranked_precision, replicating
 from morphem.benchmarks.mixing import content_order, mixing_by_neighbours
 from morphem.benchmarks.neighbours import codes, exclusion
-from morphem.benchmarks.retrieval import unit_rows
+from morphem.benchmarks.retrieval import PAIR_LIMIT, unit_rows
 from morphem.benchmarks.score import Interval, Score
 from morphem.benchmarks.tiny import planted
+from morphem.benchmarks.well_rows import check_wells
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
@@ -167,6 +168,7 @@ class Kim(Benchmark):
 
     def score(self, inputs: Inputs) -> Score:
         """Compute every score that the table allows."""
+        check_wells(inputs.table, "kim")
         wells = _without_controls(inputs.table)
         compounds = column(wells, _COMPOUND).astype(str)
         if len(set(compounds)) < 2:
@@ -175,6 +177,7 @@ class Kim(Benchmark):
         missing: dict[str, str] = {}
         counts = {"wells": len(wells), "controls_left_out": len(inputs.table) - len(wells)}
         by_batch = averaged(wells, (_COMPOUND, _BATCH))
+        _check_size(len(by_batch))
         found = self._map(by_batch, _COMPOUND)
         if found is None:
             raise DataError("kim: no perturbation is in two batches; perturbation mAP needs replicates across batches.")
@@ -184,10 +187,10 @@ class Kim(Benchmark):
             "perturbation_map": interval_of_mean(found.by_group(), self.interval_unit, seed=self.seed)
         }
         details: dict[str, Any] = {"map_of_perturbations": found.table()}
-        similar, labels = self._similarities(by_batch), column(by_batch, _COMPOUND).astype(str)
-        f1 = f1_at_k(similar, labels)
+        unit, labels = unit_rows(by_batch.values, self.similarity), column(by_batch, _COMPOUND).astype(str)
+        f1 = f1_at_k(unit, labels)
         values["best_f1"], details["best_k"] = best_f1(f1)
-        values["precision_at_r"] = precision_at_r(similar, labels)
+        values["precision_at_r"] = precision_at_r(unit, labels)
         details["f1_at_k"] = {str(k): value for k, value in f1.items()}
         values["percent_replicating"] = self._percent_replicating(wells, details)
         self._over_sources(wells, values, missing)
@@ -385,3 +388,12 @@ def _without_controls(table: FeatureTable) -> FeatureTable:
     if not keep.any():
         raise DataError("kim: all rows are controls; perturbations are scored.")
     return take(table, keep)
+
+
+def _check_size(n_profiles: int) -> None:
+    """Refuse what would rank more pairs than the retrieval's limit, before it starts."""
+    if n_profiles**2 > PAIR_LIMIT:
+        raise ConfigError(
+            f"kim: {n_profiles} mean profiles make {n_profiles**2:.3g} pairs, more than the limit of {PAIR_LIMIT:.3g}; "
+            "score fewer perturbations or batches at once."
+        )

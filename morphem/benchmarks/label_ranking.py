@@ -65,20 +65,37 @@ def ranked_precision(unit: Doubles, labels: NDArray[Any]) -> Doubles:
     return result
 
 
-def f1_at_k(similar: Doubles, labels: NDArray[Any], ks: tuple[int, ...] = KS) -> dict[int, float]:
-    """Return F1 of mean precision and mean recall among the k nearest rows, for every k that the table allows.
+def ranked_neighbours(unit: Doubles, count: int) -> NDArray[np.int64]:
+    """Return the most similar other rows of every row, most similar first, (R, count); ties go to the lower row.
 
     Args:
-        similar: (R, R).
-        labels: (R,).
+        unit: Rows whose products are similarities, (R, F).
+        count: Below R.
+    """
+    result = np.empty((len(unit), count), np.int64)
+    for begin in range(0, len(unit), _BLOCK):
+        similar = np.round(unit[begin : begin + _BLOCK] @ unit.T, _DECIMALS)
+        own = np.arange(len(similar))
+        similar[own, own + begin] = -np.inf
+        result[begin : begin + _BLOCK] = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+    return result
+
+
+def f1_at_k(unit: Doubles, labels: NDArray[Any], ks: tuple[int, ...] = KS) -> dict[int, float]:
+    """Return F1 of mean precision and mean recall among the k nearest rows, for every k that the table allows.
+
+    Rows whose label no other row has are left out.
+
+    Args:
+        unit: Rows whose products are similarities, (R, F).
+        labels: (R,), at least one of them twice.
         ks: Numbers of neighbours.
     """
-    counts = np.asarray([(labels == label).sum() - 1 for label in labels])
+    number = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    counts = np.bincount(number)[number] - 1
     asking = counts > 0
-    ranked = similar.copy()
-    np.fill_diagonal(ranked, -np.inf)
-    order = np.argsort(-np.round(ranked, 12), axis=1, kind="stable")[:, :-1]
-    hits = (labels[order] == labels[:, None])[asking]
+    order = ranked_neighbours(unit, min(max(ks), len(unit) - 1))
+    hits = (number[order] == number[:, None])[asking]
     result = {}
     for k in ks:
         if k <= hits.shape[1]:
@@ -88,24 +105,21 @@ def f1_at_k(similar: Doubles, labels: NDArray[Any], ks: tuple[int, ...] = KS) ->
     return result
 
 
-def precision_at_r(similar: Doubles, labels: NDArray[Any]) -> float:
+def precision_at_r(unit: Doubles, labels: NDArray[Any]) -> float:
     """Return the mean share of a row's label among its R nearest rows, R being the number of other rows of the label.
 
     Rows whose label no other row has are left out.
 
     Args:
-        similar: (R, R).
+        unit: Rows whose products are similarities, (R, F).
         labels: (R,), at least one of them twice.
     """
-    ranked = np.round(similar, _DECIMALS)
-    np.fill_diagonal(ranked, -np.inf)
-    order = np.argsort(-ranked, axis=1, kind="stable")[:, :-1]
-    shares = []
-    for row, label in enumerate(labels):
-        count = int((labels == label).sum()) - 1
-        if count:
-            shares.append(float((labels[order[row, :count]] == label).mean()))
-    return float(np.mean(np.sort(shares)))
+    number = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    counts = np.bincount(number)[number] - 1
+    order = ranked_neighbours(unit, int(counts.max()))
+    hits = (number[order] == number[:, None]) & (np.arange(order.shape[1]) < counts[:, None])
+    shares = hits.sum(1)[counts > 0] / counts[counts > 0]
+    return float(np.sort(shares).mean())
 
 
 def median_correlation(unit: Doubles) -> float:

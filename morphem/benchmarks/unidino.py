@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
+from morphem.benchmarks import checks
 from morphem.benchmarks.attribution import channel_attribution
 from morphem.benchmarks.averaging import averaged
 from morphem.benchmarks.base import (
@@ -236,6 +237,7 @@ class UniDINO(Benchmark):
         counts: dict[str, int] = {}
         missing: dict[str, str] = {}
         rules = {"similarity": "cosine; one nearest neighbour", "normalisation": self.normalise}
+        checks.not_flat(inputs.table.values, "unidino: the table")
         table, left_out, notes = rows_in_question(inputs.table, self.variant, inputs.side, self.merge or {})
         counts |= left_out
         for name, accuracy in ACCURACIES[self.variant].items():

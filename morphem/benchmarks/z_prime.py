@@ -23,6 +23,7 @@ from morphem.benchmarks.mixing import content_order
 from morphem.benchmarks.neighbours import Ints, codes
 from morphem.benchmarks.score import Score
 from morphem.benchmarks.tiny import planted
+from morphem.benchmarks.well_rows import check_wells
 from morphem.errors import ConfigError, DataError
 
 FLOOR = -100.0
@@ -123,6 +124,7 @@ class ZPrime(Benchmark):
 
     def score(self, inputs: Inputs) -> Score:
         """Score every ordered pair of groups, and its null."""
+        check_wells(inputs.table, "z_prime", directions=False)
         table = take(inputs.table, content_order(inputs.table, (_GROUP, _PLATE)))
         groups = column(table, _GROUP).astype(str)
         names = sorted(set(groups))

@@ -101,6 +101,8 @@ def test_bad_tables_and_settings_are_refused_in_one_sentence() -> None:
         )  # fmt: skip
     with pytest.raises(DataError, match="9 wells are too few for 8 neighbours"):
         _score(Inputs({"table": take(table, [0, 1, 4, 5, 12, 13, 16, 17, 20])}))
+    with pytest.raises(DataError, match="features are constant"):
+        _score(Inputs({"table": with_values(table, np.ones_like(table.values))}))
     broken = table.values.copy()
     broken[3, 2] = np.nan
     with pytest.raises(DataError, match="1 rows with NaN or infinite features"):

@@ -98,3 +98,14 @@ def test_bad_tables_and_settings_are_refused(inputs: Inputs) -> None:
         _fast().score(Inputs(dict(inputs.tables), {"readouts": readouts.iloc[:, :3]}))
     with pytest.raises(DataError, match="no cell line can be scored: A549 has 2 matched"):
         _fast().score(Inputs({"table": take(inputs.table, np.arange(4))}, inputs.side))
+
+
+def test_by_gene_no_gene_is_learnt_from_and_tested() -> None:
+    """Two guides of every gene, whose readouts are the gene's own number, and features that name the gene."""
+    random = np.random.default_rng(0)
+    genes = np.repeat([f"g{i}" for i in range(40)], 2)
+    features = np.repeat(random.normal(size=(40, 3)), 2, axis=0) + 0.01 * random.normal(size=(80, 3))
+    readout = np.repeat(random.normal(size=40), 2)
+    settings = {"n_trees": 30, "n_folds": 5, "seed": 0}
+    assert forest_r2(features, readout, **settings) > 0.2
+    assert forest_r2(features, readout, genes=genes, **settings) < 0.1

@@ -58,7 +58,7 @@ def test_perturbation_map_is_that_of_scikit_learn_and_copairs(inputs: Inputs, we
 def test_f1_at_k_is_the_plain_one(wells, k: int) -> None:
     unit = unit_rows(wells.values, "correlation")
     labels = column(wells, "Metadata_Compound").astype(str)
-    assert f1_at_k(unit @ unit.T, labels)[k] == pytest.approx(plain.f1_at((unit @ unit.T).tolist(), labels.tolist(), k))
+    assert f1_at_k(unit, labels)[k] == pytest.approx(plain.f1_at((unit @ unit.T).tolist(), labels.tolist(), k))
 
 
 def test_precision_at_r_is_the_plain_one_and_one_for_perfect_features() -> None:
@@ -69,8 +69,8 @@ def test_precision_at_r_is_the_plain_one_and_one_for_perfect_features() -> None:
         order = sorted((j for j in range(6) if j != i), key=lambda j, i=i: -unit[i] @ unit[j])
         r = sum(labels == labels[i]) - 1
         shares.append(sum(labels[j] == labels[i] for j in order[:r]) / r)
-    assert precision_at_r(unit @ unit.T, labels) == pytest.approx(np.mean(shares))
-    perfect = np.equal.outer(labels, labels).astype(float)
+    assert precision_at_r(unit, labels) == pytest.approx(np.mean(shares))
+    perfect = np.eye(3)[np.unique(labels, return_inverse=True)[1]]
     assert precision_at_r(perfect, labels) == 1
     assert max(f1_at_k(perfect, labels).values()) > 0.7
 
@@ -218,6 +218,14 @@ def test_bad_tables_and_settings_are_refused(inputs: Inputs) -> None:
         _score(Inputs({"table": take(table, np.arange(64, 68))}))
     with pytest.raises(DataError, match="no perturbation is in two batches"):
         _score(Inputs({"table": take(table, (table.metadata["Metadata_Batch"] == "batch0").to_numpy())}))
+    wells = ["A01", "A01", *(f"B{i}" for i in range(66))]
+    doubled = table.metadata.assign(Metadata_Plate="P", Metadata_Well=wells, Metadata_Batch="b0", Metadata_Source="s0")
+    with pytest.raises(DataError, match="2 rows whose Metadata_Source and Metadata_Batch and Metadata_Plate"):
+        _score(Inputs({"table": make_table(table.values, doubled)}))
+    flat = table.values.copy()
+    flat[5] = 0
+    with pytest.raises(DataError, match="kim: the table has 1 rows of zeros only"):
+        _score(Inputs({"table": make_table(flat, table.metadata)}))
     one = (table.metadata["Metadata_Compound"] == "compound00").to_numpy()
     with pytest.raises(DataError, match="there are 1 perturbations besides controls; two are needed"):
         _score(Inputs({"table": take(table, one)}))

@@ -261,6 +261,8 @@ def test_bad_tables_and_settings_are_refused(inputs: Inputs) -> None:
         UniDINO().score(Inputs({"table": make_table(table.values, table.metadata.assign(Metadata_MoA=None))}))
     with pytest.raises(DataError, match="1 different values of Metadata_MoA; two are needed"):
         UniDINO().score(Inputs({"table": make_table(table.values, table.metadata.assign(Metadata_MoA="one"))}))
+    with pytest.raises(DataError, match="features are constant"):
+        UniDINO().score(Inputs({"table": make_table(np.ones_like(table.values), table.metadata)}))
     bare = make_table(table.values, table.metadata.drop(columns=["Metadata_Batch", "Metadata_Source"]))
     found = UniDINO(normalise="none").score(Inputs({"table": bare}))
     assert found.missing["nscb_well"] == "it needs Metadata_Batch"

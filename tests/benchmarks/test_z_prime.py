@@ -104,8 +104,12 @@ def test_a_plate_effect_that_separates_wells_does_not_pass_across_plates() -> No
 
 def test_groups_that_fall_together_give_the_floor_and_no_infinity() -> None:
     assert z_prime(np.zeros(6), np.arange(6) > 2, module.plain_moments) == FLOOR
-    inputs = Inputs({"table": make_table(np.ones((16, 3)), pd.DataFrame({"Metadata_Group": ["a"] * 8 + ["b"] * 8}))})
-    assert ZPrime(n_null=20).score(inputs).values["z_prime"] == FLOOR
+    metadata = pd.DataFrame({"Metadata_Group": ["a"] * 8 + ["b"] * 8})
+    same = np.tile(np.random.default_rng(0).integers(-8, 8, size=(8, 3)), (2, 1))
+    found = ZPrime("published_paper", n_null=20).score(Inputs({"table": make_table(same, metadata)}))
+    assert found.values["z_prime"] == FLOOR
+    with pytest.raises(DataError, match="all 3 features are constant"):
+        ZPrime().score(Inputs({"table": make_table(np.ones((16, 3)), metadata)}))
 
 
 def test_both_directions_of_a_pair_are_scored_and_the_order_of_rows_does_not_matter() -> None:
