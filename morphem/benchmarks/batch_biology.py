@@ -177,9 +177,14 @@ class BatchBiology(Benchmark):
         check_wells(inputs.table, "batch_biology")
         found = self._scores(corrected(inputs.table, self.correction, self.seed))
         details: dict[str, Any] = dict(found.details)
+        notes = [f"{name} is not in the mean: {reason}" for name, reason in found.missing.items()]
         if self.correction != "none":
             before = self._scores(inputs.table).values
             details["before"] = before
+            notes.append(
+                f"Before the correction: overall {before['overall']:.3f}, batch {before['batch']:.3f}, biology "
+                f"{before['biology']:.3f}; all scores before it are in the details."
+            )
             details["change"] = {name: found.values[name] - before[name] for name in found.values if name in before}
         return Score(
             values=found.values,
@@ -194,7 +199,7 @@ class BatchBiology(Benchmark):
             },
             counts=found.counts | {"controls_left_out": len(inputs.table) - found.counts["wells"]},
             missing=found.missing,
-            notes=tuple(f"{name} is not in the mean: {reason}" for name, reason in found.missing.items()),
+            notes=tuple(notes),
         )
 
     def _scores(self, table: FeatureTable) -> "_Found":

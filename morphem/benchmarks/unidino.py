@@ -156,7 +156,10 @@ class UniDINO(Benchmark):
         "nscb_batch": "target, neither the same compound nor the same batch, means of a compound in a batch",
         "nsb_well": "compound, not the same batch, wells",
         "nss_well": "compound, not the same laboratory, wells",
-        "nscp_well": "mechanism, neither the same compound nor the same plate, wells",
+        "insect_nscp_well": "insect cells: mechanism, neither the same compound nor the same plate, wells",
+        "insect_nsc_treatment": "insect cells: mechanism, not the same compound, means of a treatment in a batch",
+        "insect_nsc_well": "insect cells: mechanism, not the same compound, wells",
+        "insect_nspw_well": "insect cells: compound, neither the same plate nor the same well position, wells",
     }
     variants: ClassVar[Mapping[str, str]] = {
         "bbbc021": "breast-cancer cells, 12 mechanisms; made the published rows of this data set",
@@ -256,9 +259,6 @@ class UniDINO(Benchmark):
             details[name] = found.details()
             counts |= {f"{name}_profiles": len(found.hits), f"{name}_without_candidate": found.without}
             rules[name] = f"{rule.words}; matches {accuracy.label.removeprefix('Metadata_')}"
-        missing |= {
-            name: f"it is no accuracy of {self.variant}" for name in self.score_names if name not in {*values, *missing}
-        }
         if not values:
             raise DataError(f"unidino: no accuracy of {self.variant} can be computed: {next(iter(missing.values()))}.")
         rules["p_value"] = "none; see the interval over compounds"

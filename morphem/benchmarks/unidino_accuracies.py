@@ -50,10 +50,10 @@ ACCURACIES: Mapping[str, Mapping[str, Accuracy]] = {
         "nss_well": Accuracy("nss", COMPOUND),
     },
     "insect": {
-        "nsc_treatment": Accuracy("nsc", MOA, _TREATMENT),
-        "nsc_well": Accuracy("nsc", MOA),
-        "nscp_well": Accuracy("nscp", MOA),
-        "nspw_well": Accuracy("nspw", COMPOUND),
+        "insect_nsc_treatment": Accuracy("nsc", MOA, _TREATMENT),
+        "insect_nsc_well": Accuracy("nsc", MOA),
+        "insect_nscp_well": Accuracy("nscp", MOA),
+        "insect_nspw_well": Accuracy("nspw", COMPOUND),
     },
 }
 """The accuracies of each data set of the paper, by name of the score."""

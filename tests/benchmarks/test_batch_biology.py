@@ -43,6 +43,7 @@ def test_a_correction_mixes_batches_and_keeps_biology_and_the_record_shows_befor
     assert found.values["batch"] > found.details["before"]["batch"] + 0.2
     assert found.values["biology"] > found.details["before"]["biology"]
     assert found.details["change"]["batch"] == pytest.approx(found.values["batch"] - found.details["before"]["batch"])
+    assert any(note.startswith("Before the correction: overall 0.") for note in found.notes)
     assert found.details["before"]["overall"] == pytest.approx(_score(_with_batches(1.0, 1.5)).values["overall"])
 
 

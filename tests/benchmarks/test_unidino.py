@@ -83,13 +83,19 @@ def test_queries_without_a_candidate_are_counted_and_never_scored(inputs: Inputs
         Metadata_Plate=["other"] * 4 + ["week0_plate0"] * 12, Metadata_Well=["A01"] * 8 + ["B01"] * 8
     )
     found = UniDINO("insect", wording="words", normalise="none").score(Inputs({"table": make_table(few.values, moved)}))
-    assert found.counts["nspw_well_without_candidate"] == 4  # on the plate of twelve, four share the others' well
-    assert found.counts["nspw_well_profiles"] == 12
+    assert (
+        found.counts["insect_nspw_well_without_candidate"] == 4
+    )  # on the plate of twelve, four share the others' well
+    assert found.counts["insect_nspw_well_profiles"] == 12
 
 
 def test_the_headline_is_a_score_of_the_data_set() -> None:
     assert UniDINO().headline == "nscb_well"
     assert UniDINO("jump_target2").headline in ACCURACIES["jump_target2"]
+    names = [set(accuracies) for accuracies in ACCURACIES.values()]
+    assert (
+        not names[0] & names[1] | names[1] & names[2] | names[0] & names[2]
+    )  # no row is put beside another data set's
 
 
 def _plate_map(**changes: object) -> FeatureTable:
@@ -186,7 +192,7 @@ def test_active_concentrations_are_matched_whatever_their_spelling(inputs: Input
 
 def test_merged_mechanisms_count_as_one(inputs: Inputs) -> None:
     merged = UniDINO("insect", normalise="none", merge={"mechanism1": "mechanism0"}).score(inputs)
-    assert set(merged.details["nsc_well"]["by_label"]) == {"mechanism0", "mechanism2", "mechanism3"}
+    assert set(merged.details["insect_nsc_well"]["by_label"]) == {"mechanism0", "mechanism2", "mechanism3"}
 
 
 def _channelled(seed: int = 0, effect: float = 3.0) -> tuple[FeatureTable, np.ndarray]:
