@@ -28,7 +28,6 @@ from morphem.benchmarks.base import (
     with_values,
 )
 from morphem.benchmarks.bootstrap import interval_of_mean
-from morphem.benchmarks.checks import is_missing
 from morphem.benchmarks.leiden import cluster_agreement
 from morphem.benchmarks.metrics import class_numbers
 from morphem.benchmarks.mixing import (
@@ -41,6 +40,7 @@ from morphem.benchmarks.mixing import (
     silhouette_batch,
     silhouette_label,
 )
+from morphem.benchmarks.negative_controls import is_negative_control, without_controls
 from morphem.benchmarks.neighbours import Ints
 from morphem.benchmarks.score import Score
 from morphem.benchmarks.tiny import planted
@@ -53,6 +53,7 @@ _CORRECTIONS = ("none", "standardize", "sphering", "tvn", "combat", "harmony", "
 _LABEL, _BATCH = "Metadata_label", "Metadata_Batch"
 _BATCH_SCORES = ("graph_connectivity", "kbet", "ilisi", "silhouette_batch")
 _BIOLOGY_SCORES = ("clisi", "silhouette_label", "leiden_ari", "leiden_nmi", "map")
+_MARK = "Metadata_Morphem_Control"
 _TABLE = "CHAMMI-75, appendix E"
 RESOLUTIONS = tuple(round(0.1 * i, 1) for i in range(1, 21))
 """Resolutions of the clustering: 0.1 to 2, as scIB."""
@@ -96,7 +97,10 @@ class BatchBiology(Benchmark):
             "one row per well",
             (
                 Column(
-                    _LABEL, "compound or other label", ("Metadata_Compound", "Metadata_broad_sample", "Metadata_Label")
+                    _LABEL,
+                    "compound or other label; controls may lack it",
+                    ("Metadata_Compound", "Metadata_broad_sample", "Metadata_JCP2022", "Metadata_Label"),
+                    missing_allowed=True,
                 ),
                 Column(_BATCH, "batch, laboratory or plate", ("Metadata_batch", "Metadata_Source", "Metadata_Plate")),
                 Column(
@@ -203,7 +207,7 @@ class BatchBiology(Benchmark):
         )
 
     def _scores(self, table: FeatureTable) -> "_Found":
-        table = _without_controls(table)
+        table = without_controls(table, _LABEL, "batch_biology")
         table = take(table, content_order(table, (_LABEL, _BATCH)))  # clusters do not depend on the order of rows
         labels, label_names = class_numbers(column(table, _LABEL), "batch_biology, labels")
         batches, batch_names = class_numbers(column(table, _BATCH), "batch_biology, batches")
@@ -307,17 +311,20 @@ def corrected(table: FeatureTable, correction: str, seed: int) -> FeatureTable:
     if correction == "combat":
         return profiles.Combat(batch=(_BATCH,))(table)
     if correction == "harmony":
-        return profiles.Harmony(batch=(_BATCH,))(table)
+        return profiles.Harmony(batch=(_BATCH,), seed=seed)(table)
     if correction == "scanorama":
-        return profiles.Scanorama(batch=(_BATCH,))(table)
-    if not _controls(table).any():
+        return profiles.Scanorama(batch=(_BATCH,), seed=seed)(table)
+    controls = is_negative_control(table, _LABEL)
+    if not controls.any():
         raise DataError(
             f"batch_biology: correction='{correction}' learns from controls, but no row of Metadata_Control says "
-            "negcon; name the controls, or choose another correction."
+            "negcon, and no label is DMSO; name the controls, or choose another correction."
         )
-    names = sorted({str(value) for value in column(table, "Metadata_Control")[_controls(table)]})
-    samples = f"Metadata_Control in {names!r}"
-    return profiles.TVN(samples, batch=(_BATCH,))(table) if correction == "tvn" else profiles.Sphere(samples)(table)
+    marks = np.where(controls, "yes", "no")
+    marked = with_values(table, table.values, metadata=table.metadata.assign(**{_MARK: marks}))
+    samples = f"{_MARK} == 'yes'"
+    done = profiles.TVN(samples, batch=(_BATCH,))(marked) if correction == "tvn" else profiles.Sphere(samples)(marked)
+    return with_values(done, done.values, done.columns, done.metadata.drop(columns=_MARK))
 
 
 def _retrieval(values: Doubles, labels: Ints) -> dict[int, float]:
@@ -337,20 +344,3 @@ def _retrieval(values: Doubles, labels: Ints) -> dict[int, float]:
     if not result:
         raise DataError("batch_biology: every label has one well only; a score of biology needs replicates.")
     return result
-
-
-def _controls(table: FeatureTable) -> NDArray[np.bool_]:
-    if "Metadata_Control" not in table.metadata:
-        return np.zeros(len(table), bool)
-    words = column(table, "Metadata_Control").astype(str)
-    return np.asarray(["neg" in word.lower() or word.lower() == "dmso" for word in words], bool)
-
-
-def _without_controls(table: FeatureTable) -> FeatureTable:
-    keep = ~_controls(table)
-    lost = is_missing(table.metadata[_LABEL]) | is_missing(table.metadata[_BATCH])
-    if (lost & keep).any():
-        raise DataError(
-            f"batch_biology: {int((lost & keep).sum())} wells have no label or no batch; complete or drop them."
-        )
-    return take(table, keep) if not keep.all() else with_values(table, table.values)

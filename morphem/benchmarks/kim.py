@@ -31,6 +31,7 @@ from morphem.benchmarks.hierarchy import agreement, complete_linkage, tightest_f
 from morphem.benchmarks.knn import nearest_by_rule
 from morphem.benchmarks.label_ranking import Precisions, best_f1, f1_at_k, precision_at_r, ranked_precision, replicating
 from morphem.benchmarks.mixing import content_order, mixing_by_neighbours
+from morphem.benchmarks.negative_controls import without_controls
 from morphem.benchmarks.neighbours import codes, exclusion
 from morphem.benchmarks.retrieval import PAIR_LIMIT, unit_rows
 from morphem.benchmarks.score import Interval, Score
@@ -44,7 +45,6 @@ Wording = Literal["code", "words"]
 GRAPH_KS, LISI_KS = (1, 2, 3, 5, 10, 15), (15, 30, 60, 90)
 """Neighbours of graphs and of LISI, as published."""
 _COMPOUND, _TARGET, _BATCH = "Metadata_Compound", "Metadata_Target", "Metadata_Batch"
-_CONTROLS = ("dmso", "negcon", "negative")
 Doubles = NDArray[np.float64]
 
 
@@ -84,7 +84,12 @@ class Kim(Benchmark):
             "table",
             "one row per well, normalised; controls may be there and are left out",
             (
-                Column(_COMPOUND, "perturbation", ("Metadata_compound", "Metadata_broad_sample", "Metadata_Reagent")),
+                Column(
+                    _COMPOUND,
+                    "perturbation; controls may lack it",
+                    ("Metadata_compound", "Metadata_broad_sample", "Metadata_JCP2022", "Metadata_Reagent"),
+                    missing_allowed=True,
+                ),
                 Column(
                     _TARGET,
                     "target, or gene family",
@@ -169,7 +174,7 @@ class Kim(Benchmark):
     def score(self, inputs: Inputs) -> Score:
         """Compute every score that the table allows."""
         check_wells(inputs.table, "kim")
-        wells = _without_controls(inputs.table)
+        wells = without_controls(inputs.table, _COMPOUND, "kim")
         compounds = column(wells, _COMPOUND).astype(str)
         if len(set(compounds)) < 2:
             raise DataError(f"kim: there are {len(set(compounds))} perturbations besides controls; two are needed.")
@@ -378,16 +383,6 @@ class Kim(Benchmark):
         if np.isinf(effect):
             return Inputs({"table": make_table(values + 0.5 * shared, metadata)})
         return Inputs({"table": make_table(values + shared, metadata)})
-
-
-def _without_controls(table: FeatureTable) -> FeatureTable:
-    keep = np.ones(len(table), bool)
-    for name in (_COMPOUND, "Metadata_Control"):
-        if name in table.metadata:
-            keep &= ~np.isin([str(value).lower() for value in column(table, name)], _CONTROLS)
-    if not keep.any():
-        raise DataError("kim: all rows are controls; perturbations are scored.")
-    return take(table, keep)
 
 
 def _check_size(n_profiles: int) -> None:

@@ -29,6 +29,7 @@ from morphem.benchmarks.base import (
 )
 from morphem.benchmarks.hierarchy import profile_tree
 from morphem.benchmarks.knn import nearest_by_rule
+from morphem.benchmarks.negative_controls import is_negative_control
 from morphem.benchmarks.neighbours import exclusion
 from morphem.benchmarks.retrieval import unit_rows
 from morphem.benchmarks.score import Interval, Score
@@ -45,7 +46,7 @@ from morphem.benchmarks.unidino_accuracies import (
     Accuracy,
     Matches,
 )
-from morphem.benchmarks.unidino_rows import is_negative_control, rows_in_question
+from morphem.benchmarks.unidino_rows import rows_in_question
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
@@ -101,7 +102,12 @@ class UniDINO(Benchmark):
             "table",
             "one row per well",
             (
-                Column(COMPOUND, "compound", ("Metadata_compound", "Metadata_broad_sample", "Metadata_Reagent")),
+                Column(
+                    COMPOUND,
+                    "compound; controls may lack it",
+                    ("Metadata_compound", "Metadata_broad_sample", "Metadata_JCP2022", "Metadata_Reagent"),
+                    missing_allowed=True,
+                ),
                 Column(
                     MOA,
                     "mechanism or target",
@@ -219,7 +225,7 @@ class UniDINO(Benchmark):
         if self.normalise in ("tvn", "mad_tvn"):
             if BATCH not in table.metadata:
                 raise DataError(f"unidino: normalise='{self.normalise}' aligns batches, but {BATCH} is missing.")
-            controls = is_negative_control(table)
+            controls = is_negative_control(table, COMPOUND)
             if not controls.any():
                 raise DataError(
                     f"unidino: normalise='{self.normalise}' learns from DMSO, but no compound is called DMSO and "

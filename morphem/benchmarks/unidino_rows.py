@@ -12,20 +12,10 @@ from numpy.typing import NDArray
 from morphem.benchmarks.active_compounds import active_by_profiles, compound_column
 from morphem.benchmarks.base import column, take
 from morphem.benchmarks.checks import is_missing
+from morphem.benchmarks.negative_controls import without_controls
 from morphem.benchmarks.unidino_accuracies import BATCH, COMPOUND, MOA, PLATE, WELL
 from morphem.errors import DataError
 from morphem.features import FeatureTable
-
-_CONTROL = "Metadata_Control"
-
-
-def is_negative_control(table: FeatureTable) -> NDArray[np.bool_]:
-    """Return which rows are negative controls: the compound is DMSO, or the control column says so, (R,)."""
-    found = np.asarray([str(value).strip().lower() == "dmso" for value in column(table, COMPOUND)], bool)
-    if _CONTROL in table.metadata:
-        words = [str(value).strip().lower() for value in column(table, _CONTROL)]
-        found |= np.asarray([word.startswith("neg") or word == "dmso" for word in words], bool)
-    return found
 
 
 def is_taxol_control(table: FeatureTable) -> NDArray[np.bool_]:
@@ -60,7 +50,8 @@ def rows_in_question(
             raise DataError(f"unidino: no row of {dataset} is left after leaving out {why.replace('_', ' ')}.")
         return take(rows, chosen)
 
-    kept = keep(table, ~is_negative_control(table), "negative_controls")
+    kept = without_controls(table, COMPOUND, "unidino")
+    counts["left_out_negative_controls"] = len(table) - len(kept)
     if dataset == "bbbc021":
         kept = keep(kept, ~is_taxol_control(kept), "taxol_controls")
     kept = keep(kept, ~is_missing(kept.metadata[MOA]), "unknown_mechanism")

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from morphem.benchmarks.base import Inputs, take, with_values
+from morphem.benchmarks.base import Inputs, make_table, take, with_values
 from morphem.benchmarks.batch_biology import BatchBiology, corrected
 from morphem.benchmarks.runner import score_tables
 from morphem.benchmarks.tiny import planted
@@ -65,6 +65,22 @@ def test_corrections_on_controls_learn_from_them_and_say_where_there_are_none(co
     found = _score(Inputs({"table": marked}), correction=correction)
     assert found.counts["controls_left_out"] == 24
     assert found.counts["wells"] == 72
+
+
+def test_controls_are_known_by_jumps_number_and_may_lack_a_name() -> None:
+    table = _with_batches(1.0, 0.5).table
+    names = table.metadata["Metadata_label"].replace("compound0", "JCP2022_033924")
+    named = make_table(table.values, table.metadata.assign(Metadata_label=names))
+    assert _score(Inputs({"table": named})).counts["controls_left_out"] == 12
+    names = names.where(names != "JCP2022_033924")
+    lost = make_table(table.values, table.metadata.assign(Metadata_label=names))
+    with pytest.raises(DataError, match="12 rows have no Metadata_label and do not say that they are controls"):
+        _score(Inputs({"table": lost}))
+    marked = names.isna().map({True: "negcon", False: "trt"})
+    told = make_table(table.values, lost.metadata.assign(Metadata_Control=marked))
+    assert _score(Inputs({"table": told})).counts["controls_left_out"] == 12
+    record = score_tables("batch_biology", BatchBiology(n_neighbors=8, perplexity=5.0), {"table": told})
+    assert record.score.counts["wells"] == 84
 
 
 def test_correction_happens_with_the_controls_and_keeps_the_rows() -> None:
