@@ -120,11 +120,14 @@ def _part(part: Part, named: bool) -> str:
     recipe = part.recipe
     made = [f"unit `{recipe.unit}`", f"combine `{recipe.combine}`"]
     made += [f"{key.replace('_px', '')} {value} px" for key, value in _sizes(part).items()]
+    made += [f"outside of a cell `{recipe.mask}`"] if recipe.mask != "none" else []
     made += [f"averaged to `{recipe.aggregate}`"] if recipe.aggregate else []
+    made += _preparation(part)
     what = f"**{part.name}**: {part.what}." if named else f"{part.what[0].upper()}{part.what[1:]}."
     lines = [_wrap(what)]
     source = (
-        f" Images are ingested with `morphem ingest IMAGES --source {part.source} --output SHARDS`."
+        f" Images are ingested with `morphem ingest IMAGES --source {part.source} "
+        f"{'--clip none ' if recipe.as_stored else ''}--output SHARDS`."
         if part.source
         else ""
     )
@@ -138,6 +141,14 @@ def _part(part: Part, named: bool) -> str:
     }
     lines.append(_table(("column", "what it says"), columns))
     return "\n\n".join(lines)
+
+
+def _preparation(part: Part) -> list[str]:
+    """Return what is done to pixels in place of an encoder's own preparation."""
+    from morphem.protocol_pixels import PREPARATIONS
+
+    name = part.recipe.prepare
+    return [] if name == "own" else [f"pixels `{name}` ({PREPARATIONS[name]})"]
 
 
 def _sizes(part: Part) -> dict[str, int]:

@@ -249,8 +249,11 @@ def description(name: str, benchmark: Benchmark) -> str:
     ]
     lines += ["", "Scores", *_items(cls.score_names), "", "Variants", *_items(cls.variants), "", "Data"]
     for part in cls.parts:
+        clip = " --clip none" if part.recipe.as_stored else ""
         lines.append(
-            _wrap(f"{part.name}: {part.what}" + (f" (morphem ingest --source {part.source})" if part.source else ""))
+            _wrap(
+                f"{part.name}: {part.what}" + (f" (morphem ingest --source {part.source}{clip})" if part.source else "")
+            )
         )
         lines += _items(
             {column.name: column.what + ("" if column.required else " (if known)") for column in part.columns}, 4

@@ -157,7 +157,7 @@ BAD = {
     "no control": (with_column(Metadata_Gene="HTT"), "no 'non-target' cells to learn from"),
     "other day": (with_column(Metadata_Timepoint="D21"), r"0 rows to learn from and 0 to test on remain \(time D28"),
     "only controls": (with_column(Metadata_Gene=CONTROL), "no gene has cells to learn from and 5 cells to test on"),
-    "no gene": (without_column("Metadata_Gene"), "lacks the silenced gene, or non-target"),
+    "no gene": (without_column("Metadata_Gene"), r"lacks the silenced gene \(or non-target\)"),
     "nan": (with_pixel(0, np.nan), "1 rows with NaN or infinite features"),
 }
 

@@ -133,7 +133,7 @@ def test_tasks_may_be_named_by_the_split_alone() -> None:
 
 
 BAD = {
-    "label": (without_column("Metadata_Label"), "the table of 'Allen' lacks the what is to be predicted"),
+    "label": (without_column("Metadata_Label"), "the table of 'Allen' lacks the label to be predicted"),
     "nan": (with_pixel(3, np.nan), "the table of 'Allen' has 1 rows with NaN or infinite features"),
     "no train": (with_column(Metadata_Split="Task_one"), "WTC1: 0 rows are of split 'Train'"),
     "both": (with_column(Metadata_Task_one=True), "60 rows are of split 'Train' and tested too"),
