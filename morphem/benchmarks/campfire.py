@@ -2,7 +2,9 @@
 
 Source: Hurry et al. 2025 (Campfire), sections on out-of-distribution probes; GSK-AI/campfire at b034f8d.
 Differs from it: probe B keeps plates together in every fold by rule, where the code's unshuffled folds do so by the
-order of the file alone; the code stops on the fold that it then reports, which only the variant `published` does.
+order of the file alone; the code stops on the fold that it then reports, which only the variant `published` does. The
+authors' list of wells is not public; `python -m morphem.benchmarks.campfire_split wells.csv split.csv` draws one by the
+published numbers, so that an encoder can be trained on wells of `train` alone.
 """
 
 from collections.abc import Mapping

@@ -5,8 +5,10 @@ Differs from it: draws are by name with a generator of their own, so the order o
 random numbers change nothing; hence the wells drawn are others than those of the authors, whose list is not published.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 from morphem import rng
 from morphem.benchmarks.base import column
 from morphem.benchmarks.checks import is_missing
-from morphem.errors import ConfigError, DataError, unknown_name
+from morphem.errors import ConfigError, DataError, MorphemError, unknown_name
 from morphem.features import FeatureTable
+from morphem.profiles.metadata_files import read_metadata
 
 _NAMES = ("Metadata_Plate", "Metadata_Well", "Metadata_Compound")
 
@@ -241,3 +244,38 @@ def _check(wells: pd.DataFrame) -> None:
         )
     if not wells.index.is_unique:
         raise DataError("campfire: the rows of the wells need different index values; call reset_index first.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write what each well of a table of wells is for, so that an encoder is trained on wells of `train` alone.
+
+    Args:
+        arguments: Of the command line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m morphem.benchmarks.campfire_split", description="Write Metadata_Split for a table of wells."
+    )
+    parser.add_argument("wells", help="CSV or Parquet: Metadata_Plate, Metadata_Well, Metadata_Compound")
+    parser.add_argument("output", help="CSV with these columns and Metadata_Split")
+    parser.add_argument("--held-out-plates", nargs="+", default=list(HELD_OUT_PLATES), metavar="PLATE")
+    parser.add_argument("--n-held-out-compounds", type=int, default=60)
+    parser.add_argument("--compound-share", type=float, default=0.6, help="0.6 in the code, 0.5 in the paper")
+    parser.add_argument("--seed", type=int, default=10)
+    options = parser.parse_args(arguments)
+    try:
+        wells = read_metadata(Path(options.wells), "table of wells")
+        settings = SplitSettings(
+            held_out_plates=tuple(options.held_out_plates),
+            n_held_out_compounds=options.n_held_out_compounds,
+            compound_share=options.compound_share,
+            seed=options.seed,
+        )
+        split = build_split(wells, settings)
+    except MorphemError as fault:
+        parser.exit(1, f"campfire_split: error: {fault}\n")
+    wells.assign(Metadata_Split=split).to_csv(options.output, index=False)
+    print(f"wrote {options.output}:", ", ".join(f"{name} {count}" for name, count in split.value_counts().items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,8 @@ import pytest
 
 from morphem.benchmarks.base import Inputs, make_table, take, with_values
 from morphem.benchmarks.batch_biology import BatchBiology, corrected
+from morphem.benchmarks.leiden import cluster_agreement, leiden
+from morphem.benchmarks.mixing import neighbours
 from morphem.benchmarks.runner import score_tables
 from morphem.benchmarks.tiny import planted
 from morphem.errors import ConfigError, DataError
@@ -87,6 +89,18 @@ def test_correction_happens_with_the_controls_and_keeps_the_rows() -> None:
     table = _with_batches(1.0, 1.0).table
     assert len(corrected(table, "combat", 0)) == len(table)
     assert corrected(table, "none", 0) is table
+
+
+def test_leiden_clusters_are_the_groups_that_lie_apart() -> None:
+    labels = np.repeat(np.arange(4), 15)
+    apart = 50.0 * np.eye(4)[labels] + np.random.default_rng(0).normal(size=(60, 4))
+    near, _ = neighbours(apart, 8)
+    values, details = cluster_agreement(near, labels, (0.5, 1.0), 0)
+    assert values == {"leiden_ari": pytest.approx(1), "leiden_nmi": pytest.approx(1)}
+    assert details["leiden_ari"]["clusters"] == 4
+    shuffled, _ = cluster_agreement(near, np.random.default_rng(1).permutation(labels), (0.5, 1.0), 0)
+    assert shuffled["leiden_ari"] < 0.15
+    assert (leiden()(near, 1.0, 3) == leiden()(near, 1.0, 3)).all()
 
 
 def test_the_order_of_rows_does_not_change_clusters() -> None:

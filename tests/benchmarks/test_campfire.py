@@ -17,8 +17,10 @@ from morphem.benchmarks.campfire_split import (
     check_split,
     split_of_cells,
 )
+from morphem.benchmarks.campfire_split import main as write_split
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable, feature_columns
+from tests.references.linear_layer import adamw_layer
 
 PLATES = (*HELD_OUT_PLATES, *(f"JCPQC{i:03d}" for i in range(1, 21)))
 
@@ -112,6 +114,17 @@ def test_wells_that_cannot_be_split_are_refused(wells) -> None:
         SplitSettings(compound_share=2)
 
 
+def test_the_split_is_written_for_those_who_train(wells, split, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, output = tmp_path / "wells.csv", tmp_path / "split.csv"
+    wells.to_csv(path, index=False)
+    write_split([str(path), str(output), "--n-held-out-compounds", "8"])
+    assert (pd.read_csv(output)["Metadata_Split"].to_numpy() == split.to_numpy()).all()
+    assert "train" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        write_split([str(path), str(output)])
+    assert "31 compounds besides controls, but 60 are to be held out" in capsys.readouterr().err
+
+
 LEAKS = {
     "plate": ("Metadata_Plate", "P0", "ood_plate", "plate P0 has both a seen and an unseen role"),
     "compound": ("Metadata_Compound", CONTROL_COMPOUNDS[1], "ood_compound", "both a seen and an unseen role"),
@@ -173,6 +186,31 @@ def test_the_layer_learns_stops_and_leaves_global_random_numbers_alone() -> None
     assert torch.equal(torch.get_rng_state(), before)
     assert (first == again).all()
     assert (first == labels[250:]).mean() > 0.9
+
+
+def test_the_layer_is_that_of_a_plain_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same first weights and batches through the formulas of AdamW, in float64, with the published schedule."""
+    import torch
+
+    random = np.random.default_rng(0)
+    labels = np.arange(70) % 2
+    rows = (labels[:, None] * 2.0 + random.normal(size=(70, 5))).astype(np.float32)
+    orders: list[np.ndarray] = []
+    shuffle = torch.randperm
+
+    def watching(count: int) -> torch.Tensor:
+        orders.append(shuffle(count).numpy())
+        return torch.from_numpy(orders[-1])
+
+    monkeypatch.setattr(torch, "randperm", watching)
+    asked = random.normal(size=(400, 5)).astype(np.float32) + 1
+    settings = {"n_classes": 2, "seed": 3, "max_epochs": 40, "keep_best": False, "patience": 99}
+    found = train_layer(rows, labels, (rows, labels), [asked], **settings)[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        first = torch.nn.Linear(5, 2)
+    weight, bias = adamw_layer(rows, labels, orders, first.weight.detach().numpy(), first.bias.detach().numpy())
+    assert (found == (asked @ weight.T + bias).argmax(1)).mean() > 0.99
 
 
 def test_the_leak_free_probe_stops_on_plates_that_it_neither_learns_from_nor_reports(

@@ -214,7 +214,7 @@ def test_bad_tables_and_settings_are_refused(inputs: Inputs) -> None:
     table = inputs.table
     with pytest.raises(ConfigError, match="similarity='l2' is 'correlation' or 'cosine'"):
         Kim(similarity="l2")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="all rows are controls"):
+    with pytest.raises(DataError, match="kim: all 4 rows are controls"):
         _score(Inputs({"table": take(table, np.arange(64, 68))}))
     with pytest.raises(DataError, match="no perturbation is in two batches"):
         _score(Inputs({"table": take(table, (table.metadata["Metadata_Batch"] == "batch0").to_numpy())}))

@@ -190,6 +190,14 @@ def test_active_concentrations_are_matched_whatever_their_spelling(inputs: Input
     assert found.counts["left_out_inactive_compounds"] == 6
 
 
+def test_mechanisms_of_one_batch_are_left_out_where_the_batch_must_differ(inputs: Inputs) -> None:
+    names = inputs.table.metadata["Metadata_MoA"].replace("mechanism3", "Kinase inhibitors")
+    table = make_table(inputs.table.values, inputs.table.metadata.assign(Metadata_MoA=names))
+    found = UniDINO(normalise="none").score(Inputs({"table": table}))
+    assert found.counts["nscb_well_profiles"] == 72
+    assert found.counts["nsc_well_profiles"] == 96
+
+
 def test_merged_mechanisms_count_as_one(inputs: Inputs) -> None:
     merged = UniDINO("insect", normalise="none", merge={"mechanism1": "mechanism0"}).score(inputs)
     assert set(merged.details["insect_nsc_well"]["by_label"]) == {"mechanism0", "mechanism2", "mechanism3"}
