@@ -1,8 +1,8 @@
 """What published protocols do to pixels in place of an encoder's own preparation: the same weights, other steps.
 
-A protocol names one of `PREPARATIONS` in its feature recipe. Encoders that standardise every plane by itself, as those
-of CHAMMI-75 do, get the protocol's constants; any other encoder keeps its own normaliser, because pixels of another
-range would be meaningless to it, and only the order of steps and the size change.
+A protocol names one of `morphem.benchmarks.preparations.PREPARATIONS` in its feature recipe. Encoders that standardise
+every plane by itself, as those of CHAMMI-75 do, get the protocol's constants; any other encoder keeps its own
+normaliser, because pixels of another range would be meaningless to it, and only the order of steps and the size change.
 
 Source: CaicedoLab/CHAMMI-75 at b84a4ec, loaders and transforms of its benchmarks (facts in the protocols' files).
 """
@@ -10,6 +10,7 @@ Source: CaicedoLab/CHAMMI-75 at b84a4ec, loaders and transforms of its benchmark
 import torch
 from torch import Tensor
 
+from morphem.benchmarks.preparations import PREPARATIONS
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError, unknown_name
 from morphem.geometry import Fit, Geometry
@@ -20,16 +21,6 @@ from morphem.types import ChannelBatch
 __all__ = ["PREPARATIONS", "NoiseInOneChannel", "PadToPatches", "SampleZScore", "prepared", "remarks"]
 
 _SIZE_PX = 224  # of every loader that resizes
-PREPARATIONS: dict[str, str] = {
-    "own": "what belongs to the encoder",
-    "square_resized_first": "the largest square from the middle, resized (bilinear, antialias) before it is normalised",
-    "resized_only": "resized (bilinear, antialias) and divided by 255, not standardised",
-    "grey_levels": "standardised on the scale of 0 to 255, noise on saturated pixels of the microtubules",
-    "unresized": "divided by 255, standardised (sample deviation + 1e-7), zeros up to whole patches; no resize",
-    "unresized_grey_levels": "standardised (sample deviation + 1e-7) without a division, zeros up to whole patches; no "
-    "resize",
-}
-"""Names of preparations, with what they do to encoders that standardise every plane by itself."""
 
 
 class SampleZScore(Normalizer):
@@ -139,6 +130,9 @@ def prepared(encoder: Encoder, name: str) -> Encoder:
     if name == "own":
         return encoder
     own, after = encoder.normalizer, encoder.after_resize
+    if name == "without_noise":
+        quiet = _without_noise(own)
+        return encoder if quiet is own else _rebuilt(encoder, quiet, after, encoder.geometry)
     if name == "grey_levels":
         if not _standardises(encoder):
             return encoder
@@ -163,7 +157,7 @@ def remarks(encoder: Encoder, name: str) -> tuple[str, ...]:
         encoder: With its own preparation.
         name: One of `PREPARATIONS`.
     """
-    if name in ("own", "square_resized_first") or _standardises(encoder):
+    if name in ("own", "without_noise", "square_resized_first") or _standardises(encoder):
         return ()
     return (
         f"the encoder keeps its own normaliser ({type(encoder.normalizer).__name__}) where the protocol has "

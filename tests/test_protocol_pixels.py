@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from morphem.backbones.vit import VisionTransformer
+from morphem.benchmarks.preparations import PREPARATIONS
 from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.encoder import Encoder
 from morphem.errors import ConfigError
 from morphem.normalizers import DatasetNormalize, Normalizer, SelfNormalize
 from morphem.pixel_steps import ZScore
-from morphem.protocol_pixels import PREPARATIONS, NoiseInOneChannel, PadToPatches, SampleZScore, prepared, remarks
+from morphem.protocol_pixels import NoiseInOneChannel, PadToPatches, SampleZScore, prepared, remarks
 from morphem.spec import from_spec, to_spec
 from morphem.types import ChannelBatch
 from morphem.zoo.seen import network_batch
@@ -50,7 +51,7 @@ def test_chammi_crops_the_square_resizes_it_and_then_standardises() -> None:
 
 def test_idr0017_has_both_states_of_the_public_code() -> None:
     planes = [_plane(25, 25), _plane(25, 25)]
-    for name, standardise in (("own", True), ("resized_only", False)):
+    for name, standardise in (("without_noise", True), ("resized_only", False)):
         for found, plane in zip(_seen(prepared(_encoder(), name), planes), planes, strict=True):
             np.testing.assert_allclose(found, plain.idr0017(plane, SIDE, standardise), atol=1e-9)
 
@@ -113,8 +114,14 @@ def test_noise_of_the_encoder_never_acts_where_the_loader_has_divided_before() -
     bright = np.full((SIDE, SIDE), 255, np.uint8)
     bright[0] = 3
     encoder = _encoder(SelfNormalize(saturation_noise=True))
-    (found,) = _seen(prepared(encoder, "square_resized_first"), [bright])
-    np.testing.assert_allclose(found, plain.chammi(bright, SIDE), atol=1e-9)
+    for name, expected in (
+        ("square_resized_first", plain.chammi(bright, SIDE)),
+        ("without_noise", plain.idr0017(bright, SIDE, True)),
+        ("unresized", plain.rbc_mc(bright, PATCH)),
+    ):
+        (found,) = _seen(prepared(encoder, name), [bright])
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert not np.allclose(_seen(encoder, [bright])[0], plain.idr0017(bright, SIDE, True))
 
 
 def test_what_a_network_does_inside_stays_behind_the_padding() -> None:

@@ -62,7 +62,7 @@ class FeatureRecipe:
         query: Selects channel planes.
         mask: What is outside of a cell, with unit `cell`: `none` (it stays), `zero` or `background`.
         prepare: What is done to pixels in place of the encoder's own preparation, by its name in
-            `morphem.protocol_pixels.PREPARATIONS`; `own` leaves it to the encoder.
+            `morphem.benchmarks.preparations.PREPARATIONS`; `own` leaves it to the encoder.
         as_stored: Whether the published images are 8-bit pixels that nobody may stretch; shards that were clipped
             (`morphem ingest` without `--clip none`) then put the mark on scores.
         differs: What of the published preprocessing this path does not do, one sentence each; each puts the mark `*`

@@ -172,9 +172,9 @@ class Chammi(Benchmark):
         _row("ChA-MAEViT", (38.72,), table="Table 2"),
         _row("supervised on CHAMMI", (54.56, 78.76, None, 65.21), "trained with the labels of these sets"),
         _row(
-            "SubCell ViT-B (MAE for WTC, ViT-ProtS for HPA and CP)",
+            "SubCell ViT-B, the best model of each set",
             (53.38, None, 78.22, 55.06, 99.05, 91.00, 62.67, 87.47, 54.91, 19.23, 10.59),
-            "trained on the atlas of HPA; the paper chose the model by data set",
+            "trained on the atlas of HPA; MAE for WTC, ViT-ProtS for HPA and CP",
             "Tables 1, D12 to D14",
         ),
         _first_release("DINOv2 ViT-S/14", (0.61, 0.46, 0.69, 0.50, 0.26, 0.81, 0.46, 0.24, 0.11)),

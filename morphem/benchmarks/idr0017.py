@@ -92,7 +92,7 @@ class IDR0017(Benchmark):
                 Column("Metadata_Control", "kind of control (negative control, positive control or no)"),
             ),
             "idr0017",
-            FeatureRecipe(unit="cell", crop_size_px=100, aggregate="image", as_stored=True),
+            FeatureRecipe(unit="cell", crop_size_px=100, aggregate="image", prepare="without_noise", as_stored=True),
         ),
     )
     side_tables = (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from morphem import registry
 from morphem.benchmarks.base import Benchmark, Part
+from morphem.benchmarks.preparations import PREPARATIONS
 from morphem.benchmarks.runner import build
 
 MARK = "<!-- Written by `python -m morphem.benchmarks.pages`; change the benchmark's class instead of this page. -->"
@@ -145,8 +146,6 @@ def _part(part: Part, named: bool) -> str:
 
 def _preparation(part: Part) -> list[str]:
     """Return what is done to pixels in place of an encoder's own preparation."""
-    from morphem.protocol_pixels import PREPARATIONS
-
     name = part.recipe.prepare
     return [] if name == "own" else [f"pixels `{name}` ({PREPARATIONS[name]})"]
 

@@ -13,6 +13,7 @@ from morphem import registry
 from morphem.benchmarks import inputs as reading
 from morphem.benchmarks.base import Benchmark, FeatureRecipe, Inputs, Part
 from morphem.benchmarks.leaks import LeakReport, probe_leaks
+from morphem.benchmarks.preparations import feature_differences
 from morphem.benchmarks.record import Record, describe_features, frame_hash
 from morphem.errors import ConfigError, DataError, unknown_name
 from morphem.features import FeatureTable
@@ -134,7 +135,8 @@ def score_features(
         tables = joined(tables, metadata, on)
     frames = side_frames(benchmark, [Path(path)], side)
     source = {"features": str(path)} | ({"metadata": str(metadata)} if metadata else {})
-    return score_tables(name, benchmark, tables, frames, columns=columns, source=source, leaks=leaks)
+    differs = feature_differences(benchmark, tables)
+    return score_tables(name, benchmark, tables, frames, columns=columns, source=source, differs=differs, leaks=leaks)
 
 
 def joined(tables: Mapping[str, FeatureTable], metadata: str | Path, on: Sequence[str]) -> dict[str, FeatureTable]:

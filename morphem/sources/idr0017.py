@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from morphem.cells.base import CellReader, Cells
+from morphem.data.schema import missing_in
 from morphem.errors import DataError
 from morphem.readers.files import Files, open_files
 from morphem.sources.sheets import read_sheet
@@ -48,8 +49,11 @@ class IDR0017Source(TableSource):
     def __init__(self, location: str, channel_aliases: Mapping[str, str] | None = None) -> None:
         files = open_files(location)
         rows, problems = read_sheet(files, _SHEET, _NEEDED)
-        names = rows.pop("storage.zip") + "/" + rows.pop("storage.filename")
+        plates = rows.pop("storage.zip")
+        names = plates + "/" + rows.pop("storage.filename")
         rows = rows.assign(**{"file": names, "storage.path": names})
+        if "experiment.plate" not in rows.columns or missing_in(rows["experiment.plate"]).all():
+            rows["experiment.plate"] = plates
         if "experiment.study" not in rows.columns:
             rows["experiment.study"] = "idr0017"
         boxes = _box_files(files)

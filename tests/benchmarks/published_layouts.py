@@ -59,8 +59,8 @@ def hpav23(folder: Path) -> Path:
     rows, antibodies = [], [f"HPA{i:06d}" for i in range(60)]
     for i, antibody in enumerate(antibodies):
         for cell in range(2):
-            plate, label = str(i % 2 + 1), i % 3
-            name = f"{plate}_A{i}_1_{cell}"
+            plate, label, well = str(i % 2 + 1), i % 3, f"{'ABCDE'[i // 12]}{i % 12 + 1}"
+            name = f"{plate}_{well}_1_{cell}"
             planes = [stripes(kind, 64, 64, 4.0) for kind in (1, 2, 3, label + 1)]
             planes[2][:3] = 255  # saturated microtubules, stored as blue
             (folder / plate).mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def hpav23(folder: Path) -> Path:
             rows.append(
                 {
                     "if_plate_id": plate,
-                    "position": f"A{i}",
+                    "position": well,
                     "sample": "1",
                     "cell_id": f"{cell}.0",
                     "antibody": antibody,

@@ -175,7 +175,7 @@ def test_constant_features_give_a_number_and_rank_by_name() -> None:
 
 def test_the_variants_differ_in_what_they_do_to_crops() -> None:
     prepare = {name: IDR0017(variant=name).parts_in_use()[0].recipe.prepare for name in IDR0017.variants}
-    assert prepare == {"standardised": "own", "unstandardised": "resized_only"}
+    assert prepare == {"standardised": "without_noise", "unstandardised": "resized_only"}
 
 
 BAD = {

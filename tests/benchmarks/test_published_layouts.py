@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,18 @@ import pytest
 import torch
 
 from morphem import features
-from morphem.benchmarks.base import with_values
+from morphem.benchmarks.base import FeatureRecipe, with_values
 from morphem.benchmarks.extract import cached_features
-from morphem.benchmarks.runner import build, of_study, part_places, score_model, score_tables, side_frames
+from morphem.benchmarks.preparations import feature_differences
+from morphem.benchmarks.runner import (
+    build,
+    of_study,
+    part_places,
+    score_features,
+    score_model,
+    score_tables,
+    side_frames,
+)
 from morphem.callbacks.benchmarks import Benchmarks
 from morphem.cli import main
 from morphem.errors import DataError
@@ -31,6 +41,7 @@ BARS = {
     "rbc_mc": ("overall", 0.45, 0.3),  # seven shapes
 }
 NAMES = list(WRITERS)
+TILES = {"tile": 100}
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +164,32 @@ def test_shards_that_were_stretched_put_a_mark_on_the_score(
     (said,) = record.differs
     assert "128 planes were stretched when they were ingested" in said
     assert "--clip none" in said
+
+
+@pytest.mark.parametrize(("name", "unit"), [("rbc_mc", "image"), ("chammi", "image"), ("idr0017", "tile")])
+def test_a_table_that_embed_made_says_what_is_not_as_the_protocol_has_it(
+    name: str, unit: str, encoder: str, shards: Path, cache: Path, tmp_path: Path
+) -> None:
+    """`morphem embed` prepares pixels as the encoder does; a score of its table must not pass for a published one."""
+    part = build(name).parts[-1]
+    table = cached_features(load(encoder), str(shards / name), FeatureRecipe(unit=unit, tile_size_px=TILES.get(unit),
+        query="geometry.channels == 5" if name == "chammi" else None), cache=cache)  # fmt: skip
+    said = feature_differences(build(name), {part.name: table})
+    assert any("pixels were prepared as the encoder does it" in text for text in said) == (name != "idr0017")
+    assert any("features have unit='tile' instead of the protocol's 'cell'" in text for text in said) == (
+        unit == "tile"
+    )
+    right = cached_features(
+        load(encoder),
+        str(shards / name),
+        replace(part.recipe, query=None if name != "chammi" else "geometry.channels == 5"),
+        cache=cache,
+    )
+    assert feature_differences(build(name), {part.name: right}) == ()
+    if name == "rbc_mc":
+        table.write(tmp_path / "t.parquet")
+        record = score_features(name, tmp_path / "t.parquet", leaks=False)
+        assert "not as the protocol (unresized" in record.differs[0]
 
 
 def test_what_surrounds_a_neuron_has_no_influence(encoder: str, images: Path, tmp_path: Path, cache: Path) -> None:
