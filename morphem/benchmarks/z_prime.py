@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from morphem.benchmarks.base import Benchmark, Column, FeatureRecipe, Inputs, Part, column, make_table, take
 from morphem.benchmarks.bootstrap import generator, interval
+from morphem.benchmarks.checks import is_missing
 from morphem.benchmarks.mixing import content_order
 from morphem.benchmarks.neighbours import Ints, codes
 from morphem.benchmarks.score import Score
@@ -70,8 +71,9 @@ class ZPrime(Benchmark):
             (
                 Column(
                     _GROUP,
-                    "group of wells",
+                    "group of wells; wells without one are left out",
                     ("Metadata_group", "Metadata_control_type", "Metadata_Control", "Metadata_Compound"),
+                    missing_allowed=True,
                 ),
                 Column(_PLATE, "plate", required=False),
             ),
@@ -125,7 +127,8 @@ class ZPrime(Benchmark):
     def score(self, inputs: Inputs) -> Score:
         """Score every ordered pair of groups, and its null."""
         check_wells(inputs.table, "z_prime", directions=False)
-        table = take(inputs.table, content_order(inputs.table, (_GROUP, _PLATE)))
+        table = take(inputs.table, ~is_missing(inputs.table.metadata[_GROUP]))
+        table = take(table, content_order(table, (_GROUP, _PLATE)))
         groups = column(table, _GROUP).astype(str)
         names = sorted(set(groups))
         if not 2 <= len(names) <= self.max_groups:
@@ -184,6 +187,7 @@ class ZPrime(Benchmark):
             },
             counts={
                 "wells": len(table),
+                "wells_without_group": len(inputs.table) - len(table),
                 "groups": len(names),
                 **{f"wells_{n}": int((groups == n).sum()) for n in names},
             },

@@ -1,6 +1,7 @@
 """Kim et al.: rankings, matches and clusters against loops, copairs and scikit-learn; what is left out is told."""
 
 from itertools import combinations
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -14,6 +15,7 @@ from morphem.benchmarks.hierarchy import complete_linkage, tightest_families
 from morphem.benchmarks.kim import Kim
 from morphem.benchmarks.label_ranking import f1_at_k, precision_at_r, ranked_precision, replicating
 from morphem.benchmarks.retrieval import unit_rows
+from morphem.benchmarks.runner import score_features
 from morphem.errors import ConfigError, DataError
 from tests.references import neighbourhoods as plain
 from tests.references.scores import cosine
@@ -199,6 +201,21 @@ def test_mixing_shows_profiles_between_clusters_and_shuffled_ones(inputs: Inputs
         assert lisi["gaussian_clusters"] == pytest.approx(1, abs=0.05)
         assert lisi["shuffled_clusters"] > 1.5
     assert set(found["batch"]["profiles"]["graph_connectivity"]) == {"1", "2", "3", "5", "10", "15"}
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "jumpcp1-profiles"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data of {SHARED} are not here")
+def test_real_compounds_are_found_again_on_other_plates() -> None:
+    """CellProfiler profiles of seven plates of 306 compounds; a plate is the batch."""
+    found = score_features("kim", SHARED, {"null_draws": 200}, leaks=False).score
+    assert found.counts["controls_left_out"] == 448
+    assert found.values["nsb"] == pytest.approx(0.40, abs=0.02)
+    assert found.values["perturbation_map"] == pytest.approx(0.28, abs=0.02)
+    assert found.values["percent_replicating"] > 0.9
+    assert found.missing["target_map"] == "it needs Metadata_Target"
 
 
 def test_what_the_table_lacks_is_said_and_not_scored(inputs: Inputs) -> None:

@@ -7,6 +7,8 @@ import pytest
 from scipy.stats import chi2
 
 from morphem.benchmarks import mixing
+from morphem.benchmarks.batch_biology import RESOLUTIONS
+from morphem.benchmarks.leiden import cluster_agreement
 from morphem.benchmarks.tiny import planted
 from morphem.errors import DataError
 from tests.references import neighbourhoods as plain
@@ -135,5 +137,9 @@ def test_scib_metrics_gives_the_same() -> None:
         assert mixing.silhouette_batch(values, LABELS, BATCHES) == pytest.approx(
             scib_metrics.silhouette_batch(values, LABELS, BATCHES), abs=1e-4
         )
+        ours, _ = cluster_agreement(index, LABELS, RESOLUTIONS, 0)
+        leiden = scib_metrics.nmi_ari_cluster_labels_leiden(theirs, LABELS, n_jobs=1, seed=0)
+        assert ours["leiden_ari"] == pytest.approx(leiden["ari"], abs=0.15)
+        assert ours["leiden_nmi"] == pytest.approx(leiden["nmi"], abs=0.15)
         # theirs asks for paths along the arrows of the graph, ours (as scIB's graph without arrows) for any path
         assert mixing.graph_connectivity(index, LABELS) >= scib_metrics.graph_connectivity(theirs, LABELS) - 1e-9

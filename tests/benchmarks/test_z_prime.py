@@ -1,11 +1,14 @@
 """Z': the formula, robust moments, the published form that noise passes, the cross-fitted one that it does not."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from morphem.benchmarks import z_prime as module
 from morphem.benchmarks.base import Inputs, make_table, take
+from morphem.benchmarks.runner import score_features
 from morphem.benchmarks.z_prime import FLOOR, ZPrime, halves_of_units, projected, robust_moments, z_prime
 from morphem.errors import ConfigError, DataError
 from tests.references import neighbourhoods as plain
@@ -119,6 +122,34 @@ def test_both_directions_of_a_pair_are_scored_and_the_order_of_rows_does_not_mat
     turned = take(table, np.random.default_rng(1).permutation(len(table)))
     assert ZPrime.tiny_instance().score(Inputs({"table": turned})).values == pytest.approx(found.values)
     assert all(pair["p_value"] == pytest.approx(1 / 21) for pair in found.details["pairs"])
+
+
+def test_wells_without_a_group_are_left_out_and_counted() -> None:
+    table = ZPrime.tiny(0, 1.0).table
+    groups = table.metadata["Metadata_Group"].where(table.metadata["Metadata_Group"] != "pos_M2")
+    found = ZPrime.tiny_instance().score(
+        Inputs({"table": make_table(table.values, table.metadata.assign(Metadata_Group=groups))})
+    )
+    assert found.counts["wells_without_group"] == 12
+    assert found.counts["groups"] == 3
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "jumpcp1-profiles"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data of {SHARED} are not here")
+def test_real_controls_overlap_but_less_than_shuffled_ones() -> None:
+    """CellProfiler profiles of seven plates: kinds of controls beside DMSO, 560 features."""
+    columns = {"Group": "Metadata_control_type"}
+    honest = score_features("z_prime", SHARED, {"n_null": 20}, columns=columns, leaks=False).score
+    inflated = score_features(
+        "z_prime", SHARED, {"n_null": 20, "variant": "published_paper"}, columns=columns, leaks=False
+    ).score
+    assert honest.counts["wells_without_group"] == 1820
+    assert inflated.values["null"] > honest.values["null"]
+    assert honest.values["null"] < honest.values["z_prime"] < 0
+    assert honest.values["share_above_null"] == 1
 
 
 def test_bad_tables_and_settings_are_refused() -> None:
