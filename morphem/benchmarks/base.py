@@ -63,6 +63,8 @@ class FeatureRecipe:
         mask: What is outside of a cell, with unit `cell`: `none` (it stays), `zero` or `background`.
         prepare: What is done to pixels in place of the encoder's own preparation, by its name in
             `morphem.benchmarks.preparations.PREPARATIONS`; `own` leaves it to the encoder.
+        pixels: What pixels stand for, as `morphem embed --pixels` takes it; None as the encoder was made for. With
+            `stretched`, an encoder of 16-bit intensities sees 8-bit images.
         as_stored: Whether the published images are 8-bit pixels that nobody may stretch; shards that were clipped
             (`morphem ingest` without `--clip none`) then put the mark on scores.
         differs: What of the published preprocessing this path does not do, one sentence each; each puts the mark `*`
@@ -77,6 +79,7 @@ class FeatureRecipe:
     query: str | None = None
     mask: Literal["none", "zero", "background"] = "none"
     prepare: str = "own"
+    pixels: Literal["levels", "counts", "stretched", "unit"] | None = None
     as_stored: bool = False
     differs: tuple[str, ...] = ()
 

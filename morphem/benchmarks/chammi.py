@@ -193,7 +193,8 @@ class Chammi(Benchmark):
         outcomes = {
             task.name: self._outcome(inputs.tables[task.part], task) for task in TASKS if task.part in inputs.tables
         }
-        values = {name: outcome.f1() for name, outcome in outcomes.items()}
+        tasks_f1 = {name: outcome.f1() for name, outcome in outcomes.items()}
+        values: dict[str, float] = {}
         missing: dict[str, str] = {}
         for part in self.parts:
             if part.name not in inputs.tables:
@@ -209,7 +210,7 @@ class Chammi(Benchmark):
             values[name] = pooled.mean(None)
             intervals[name] = interval(pooled.mean, pooled.n_rows, self.interval_unit, seed=self.seed)
         return Score(
-            values=values,
+            values=values | tasks_f1,
             details={name: outcome.details() for name, outcome in outcomes.items()},
             intervals=intervals,
             rules={

@@ -31,7 +31,13 @@ def embed_settings(recipe: FeatureRecipe, query: str | None = None) -> "EmbedSet
     queries = [f"({text})" for text in (recipe.query, query) if text]
     joined = " and ".join(queries) if len(queries) > 1 else (recipe.query or query)
     return EmbedSettings(
-        recipe.unit, recipe.tile_size_px, recipe.crop_size_px, recipe.combine, joined, mask=recipe.mask
+        recipe.unit,
+        recipe.tile_size_px,
+        recipe.crop_size_px,
+        recipe.combine,
+        joined,
+        mask=recipe.mask,
+        pixels=recipe.pixels,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from morphem import features
+from morphem.backbones.vit import VisionTransformer
 from morphem.benchmarks.base import FeatureRecipe, with_values
 from morphem.benchmarks.extract import cached_features
 from morphem.benchmarks.preparations import feature_differences
@@ -25,8 +26,11 @@ from morphem.benchmarks.runner import (
     side_frames,
 )
 from morphem.callbacks.benchmarks import Benchmarks
+from morphem.channels.bag_of_channels import BagOfChannels
 from morphem.cli import main
+from morphem.encoder import Encoder
 from morphem.errors import DataError
+from morphem.pixel_steps import Chain, ZScore
 from morphem.zoo import load
 from tests.benchmarks.published_layouts import SIDES, WRITERS
 from tests.tiny_fit import fit, tiny_dino
@@ -224,6 +228,16 @@ def test_one_data_set_of_chammi_is_scored_alone_and_the_rest_said_to_be_missing(
     assert {"CP1", "CP2", "CP3", "CP4"} == set(score.values)
     assert score.missing["chammi"].startswith("it needs WTC2")
     assert score.missing["HPA3"] == "there is no table of HPA"
+
+
+def test_an_encoder_of_16_bit_sees_8_bit_cells_when_told_how(shards: Path, cache: Path) -> None:
+    encoder = Encoder(BagOfChannels(VisionTransformer.tiny()), Chain([ZScore(1e-5)], "uint16"), 16)
+    with pytest.raises(DataError, match="8-bit levels, and the encoder was made for 16-bit intensities"):
+        score_model("rbc_mc", encoder, shards / "rbc_mc", cache=cache)
+    record = score_model("rbc_mc", encoder, shards / "rbc_mc", cache=cache, recipe={"pixels": "stretched"}, leaks=False)
+    assert "pixels='stretched' instead of the protocol's None" in record.differs
+    assert any("keeps its own normaliser (Chain)" in text for text in record.differs)
+    assert 0 <= record.score.values["swiss"] <= 1
 
 
 def test_missing_shards_are_told_with_the_command_that_makes_them(encoder: str, tmp_path: Path) -> None:
