@@ -8,7 +8,7 @@ has folds and forests of its own seed.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,14 @@ from morphem.benchmarks.base import make_table as _table
 from morphem.benchmarks.bootstrap import generator, interval
 from morphem.benchmarks.score import Interval, Score
 from morphem.benchmarks.splits import group_folds
+from morphem.benchmarks.well_rows import plate_columns
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
 CELL_LINES = ("A549", "ES2", "HCC44")
 THRESHOLDS = np.arange(200) * 0.005
 """0, 0.005, ..., 0.995."""
+_PLATE = "Metadata_Plate"
 _KEYS = ("Metadata_Gene", "Metadata_Cell_Line", "Metadata_Guide")
 Doubles = NDArray[np.float64]
 
@@ -43,6 +45,8 @@ class CellHealth(Benchmark):
         seed: Of folds, forests and bootstrap.
         n_trees: At least 1; published: 100.
         n_folds: At least 2; published: 5.
+        normalise: `mad_per_plate` scales every plate by the median and the deviation of all its wells first, where the
+            table names plates, as published; `none` leaves profiles as they are.
         n_jobs: Processes that fit forests; no influence on the score.
 
     Raises:
@@ -70,6 +74,7 @@ class CellHealth(Benchmark):
                 Column("Metadata_Gene", "gene that was knocked out", ("Metadata_gene_name",)),
                 Column("Metadata_Cell_Line", "cell line", ("Metadata_cell_line", "Metadata_cell_id")),
                 Column("Metadata_Guide", "guide", ("Metadata_guide", "Metadata_pert_name")),
+                Column(_PLATE, "plate", required=False),
             ),
             recipe=FeatureRecipe(unit="tile", tile_size_px=224, aggregate="well"),
         ),
@@ -99,16 +104,33 @@ class CellHealth(Benchmark):
     tiny_null = 0.1
 
     def __init__(
-        self, variant: str | None = None, seed: int = 0, n_trees: int = 100, n_folds: int = 5, n_jobs: int = 1
+        self,
+        variant: str | None = None,
+        seed: int = 0,
+        n_trees: int = 100,
+        n_folds: int = 5,
+        n_jobs: int = 1,
+        normalise: Literal["mad_per_plate", "none"] = "mad_per_plate",
     ) -> None:
         super().__init__(variant, seed)
         if n_trees < 1 or n_folds < 2 or n_jobs < 1:
             raise ConfigError(
                 f"cell_health: n_trees={n_trees} and n_jobs={n_jobs} are at least 1, n_folds={n_folds} is at least 2."
             )
+        if normalise not in ("mad_per_plate", "none"):
+            raise ConfigError(f"cell_health: normalise='{normalise}' is 'mad_per_plate' or 'none'.")
+        self.normalise = normalise
         self.n_trees = n_trees
         self.n_folds = n_folds
         self.n_jobs = n_jobs
+
+    def adapt(self, inputs: Inputs) -> Inputs:
+        """Scale every plate by all its wells, where plates are known."""
+        if self.normalise == "none" or _PLATE not in inputs.table.metadata:
+            return inputs
+        from morphem.profiles import MadRobustize
+
+        return Inputs({"table": MadRobustize(per=plate_columns(inputs.table))(inputs.table)}, inputs.side)
 
     def score(self, inputs: Inputs) -> Score:
         """Predict every readout of every cell line from profiles."""
@@ -164,6 +186,9 @@ class CellHealth(Benchmark):
                 + " of a line, for every readout its own",
                 "regression": f"random forest of {self.n_trees} trees, leaves of 1 % of the rows or more; mean R2 of "
                 "folds",
+                "normalisation": self.normalise
+                if _PLATE in inputs.table.metadata
+                else "none: the table names no plates",
                 "counting": self.variants[self.variant],
             },
             counts=counts,

@@ -28,6 +28,7 @@ from morphem.benchmarks.bootstrap import generator, interval_of_mean
 from morphem.benchmarks.checks import is_missing
 from morphem.benchmarks.classifiers import standardise
 from morphem.benchmarks.hierarchy import agreement, complete_linkage, tightest_families
+from morphem.benchmarks.kim_profiles import published_profiles
 from morphem.benchmarks.knn import nearest_by_rule
 from morphem.benchmarks.label_ranking import Precisions, best_f1, f1_at_k, precision_at_r, ranked_precision, replicating
 from morphem.benchmarks.mixing import content_order, mixing_by_neighbours
@@ -45,6 +46,7 @@ Wording = Literal["code", "words"]
 GRAPH_KS, LISI_KS = (1, 2, 3, 5, 10, 15), (15, 30, 60, 90)
 """Neighbours of graphs and of LISI, as published."""
 _COMPOUND, _TARGET, _BATCH = "Metadata_Compound", "Metadata_Target", "Metadata_Batch"
+_PLATE = "Metadata_Plate"
 Doubles = NDArray[np.float64]
 
 
@@ -52,7 +54,8 @@ class Kim(Benchmark):
     """Kim et al.: are replicates of a perturbation, and perturbations of one target, each other's neighbours?
 
     Args:
-        variant: `compounds`, or `orf` with gene families in place of targets and their clustering.
+        variant: `compounds`, or `orf` with gene families in place of targets and their clustering; of either the form
+            `..._sphered` makes profiles from features first (`kim_profiles`).
         seed: Of the null of percent replicating and of intervals.
         similarity: `correlation` as in the code, or `cosine` as in the paper.
         wording: `code` keeps neighbours of the same batch that have another label; `words` leaves out all of the batch.
@@ -82,7 +85,7 @@ class Kim(Benchmark):
     parts = (
         Part(
             "table",
-            "one row per well, normalised; controls may be there and are left out",
+            "one row per well, normalised, or with controls as an encoder gives it; controls are not scored",
             (
                 Column(
                     _COMPOUND,
@@ -99,6 +102,7 @@ class Kim(Benchmark):
                 ),
                 Column(_BATCH, "batch", ("Metadata_batch", "Metadata_Plate")),
                 Column("Metadata_Source", "laboratory", ("Metadata_source",), required=False),
+                Column(_PLATE, "plate, for scaling", required=False),
                 Column("Metadata_Well", "position on the plate", required=False),
                 Column(
                     "Metadata_Control",
@@ -135,7 +139,10 @@ class Kim(Benchmark):
     variants: ClassVar[Mapping[str, str]] = {
         "compounds": "compounds and their targets; made the published gains over CellProfiler",
         "orf": "over-expressed genes and their families, with clustering; made the published AMI",
+        "compounds_sphered": "as compounds, for features of an encoder: sphered on controls, then scaled by plate",
+        "orf_sphered": "as orf, for features of an encoder: sphered on controls, then scaled by plate",
     }
+    model_variant = "compounds_sphered"
     published = (
         PublishedRow("DINO", {"ami": 0.51}, "Kim et al., gene families", "each model has its own 20 families"),
         PublishedRow("CellProfiler", {"ami": 0.19}, "Kim et al., gene families", "each model has its own 20 families"),
@@ -171,6 +178,12 @@ class Kim(Benchmark):
         self.replicates = replicates
         self.mixing = mixing
 
+    def adapt(self, inputs: Inputs) -> Inputs:
+        """Make profiles from features, where the variant says so."""
+        if not self.variant.endswith("_sphered"):
+            return inputs
+        return Inputs({"table": published_profiles(inputs.table, _COMPOUND)}, inputs.side)
+
     def score(self, inputs: Inputs) -> Score:
         """Compute every score that the table allows."""
         check_wells(inputs.table, "kim")
@@ -201,7 +214,7 @@ class Kim(Benchmark):
         self._over_sources(wells, values, missing)
         self._targets(wells, values, missing, details, counts)
         self._neighbours(wells, values, missing, counts)
-        if self.variant == "orf" and "target_map" in values:
+        if self.variant.startswith("orf") and "target_map" in values:
             self._clusters(wells, values, missing, details)
         if self.mixing:
             details["mixing"] = self._mixing(wells)
@@ -216,6 +229,7 @@ class Kim(Benchmark):
                 "similarity": self.similarity,
                 "p_value": f"percent replicating: above the 95th percentile of {self.null_draws} random sets of "
                 f"{self.replicates} wells; no p-value for mAP, see the interval",
+                "profiles": self.variants[self.variant],
                 "negatives": "all profiles of other perturbations (or targets), on all plates, as published",
                 "nearest": "features scaled over all wells first, cosine; " + exclusion(self._rule("nsb")).words,
             },
@@ -373,7 +387,10 @@ class Kim(Benchmark):
             for j in range(4)
         ]
         controls = [
-            {**rows[0], _COMPOUND: "DMSO", _TARGET: "", _BATCH: f"batch{j}", "Metadata_Control": "negcon"}
+            {
+                **{_COMPOUND: "DMSO", _TARGET: "", _BATCH: f"batch{j}", "Metadata_Source": f"source{j % 2}"},
+                **{"Metadata_Well": f"P{j + 1:02d}", "Metadata_Control": "negcon"},
+            }
             for j in range(4)
         ]
         metadata = pd.DataFrame([*rows, *controls])

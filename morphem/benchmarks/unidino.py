@@ -47,6 +47,7 @@ from morphem.benchmarks.unidino_accuracies import (
     Matches,
 )
 from morphem.benchmarks.unidino_rows import rows_in_question
+from morphem.benchmarks.well_rows import plate_columns
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
@@ -221,7 +222,7 @@ class UniDINO(Benchmark):
 
         table = inputs.table
         if self.normalise in ("mad_per_plate", "mad_tvn"):
-            table = MadRobustize(per=(PLATE,))(table)
+            table = MadRobustize(per=plate_columns(table))(table)
         if self.normalise in ("tvn", "mad_tvn"):
             if BATCH not in table.metadata:
                 raise DataError(f"unidino: normalise='{self.normalise}' aligns batches, but {BATCH} is missing.")

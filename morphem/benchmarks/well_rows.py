@@ -1,4 +1,4 @@
-"""Checks of tables whose rows are wells and that are not averaged: every well once, features that differ at all."""
+"""Tables whose rows are wells: which plate each is on, every well once, features that differ at all."""
 
 import numpy as np
 
@@ -8,6 +8,16 @@ from morphem.features import FeatureTable
 
 _PLACE = ("Metadata_Plate", "Metadata_Well")
 _OUTER = ("Metadata_Study", "Metadata_Source", "Metadata_Batch")
+
+
+def plate_columns(table: FeatureTable) -> tuple[str, ...]:
+    """Return the columns that together name a plate: plates of two laboratories or batches may share a name.
+
+    Args:
+        table: With `Metadata_Plate`, or with `Metadata_Batch` alone, which then stands for it.
+    """
+    outer = tuple(name for name in _OUTER if name in table.metadata)
+    return (*outer, _PLACE[0]) if _PLACE[0] in table.metadata else outer
 
 
 def check_wells(table: FeatureTable, where: str, *, directions: bool = True) -> None:

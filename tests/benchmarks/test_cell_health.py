@@ -109,3 +109,19 @@ def test_by_gene_no_gene_is_learnt_from_and_tested() -> None:
     settings = {"n_trees": 30, "n_folds": 5, "seed": 0}
     assert forest_r2(features, readout, **settings) > 0.2
     assert forest_r2(features, readout, genes=genes, **settings) < 0.1
+
+
+def test_plates_are_scaled_where_the_table_names_them(inputs: Inputs) -> None:
+    from morphem.benchmarks.base import make_table
+
+    table = inputs.table
+    plates = [f"P{i % 2}" for i in range(len(table))]
+    shifted = table.values + np.asarray([[0.0], [50.0]])[np.arange(len(table)) % 2]
+    named = Inputs({"table": make_table(shifted, table.metadata.assign(Metadata_Plate=plates))}, inputs.side)
+    plain_table = Inputs({"table": make_table(table.values, named.table.metadata)}, inputs.side)
+    scaled, same = (_fast().adapt(each).table.values for each in (named, plain_table))
+    np.testing.assert_allclose(scaled, same, atol=1e-4)
+    assert _fast().adapt(inputs).table is inputs.table
+    assert _fast(normalise="none").adapt(named).table is named.table
+    with pytest.raises(ConfigError, match="normalise='z' is 'mad_per_plate' or 'none'"):
+        CellHealth(normalise="z")  # type: ignore[arg-type]
