@@ -16,6 +16,7 @@ from morphem.errors import ConfigError, unknown_name
 from morphem.geometry import Fit, Geometry
 from morphem.normalizers import Normalizer, SelfNormalize, plane_moments
 from morphem.pixel_steps import Chain, Divide
+from morphem.spec import class_of
 from morphem.types import ChannelBatch
 
 __all__ = ["PREPARATIONS", "NoiseInOneChannel", "PadToPatches", "SampleZScore", "prepared", "remarks"]
@@ -187,12 +188,12 @@ def _rebuilt(encoder: Encoder, normalizer: Normalizer, after: Normalizer | None,
 
 def _standardises(encoder: Encoder) -> bool:
     """Whether an encoder's first step is to standardise every plane by itself."""
-    return type(encoder.normalizer) is SelfNormalize
+    return class_of(encoder.normalizer) is SelfNormalize
 
 
 def _without_noise(normalizer: Normalizer) -> Normalizer:
     """Return a self-normaliser without its noise: the protocols' loaders leave no pixel of 255 to be replaced."""
-    if type(normalizer) is SelfNormalize and normalizer.saturation_noise:
+    if isinstance(normalizer, SelfNormalize) and class_of(normalizer) is SelfNormalize and normalizer.saturation_noise:
         return SelfNormalize(normalizer.eps, normalizer.divide_by)
     return normalizer
 

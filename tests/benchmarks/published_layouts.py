@@ -72,7 +72,7 @@ def hpav23(folder: Path) -> Path:
                     "sample": "1",
                     "cell_id": f"{cell}.0",
                     "antibody": antibody,
-                    "locations": places[label] + (",Aggresome" if i == 4 else ""),
+                    "locations": None if i == 9 else places[label] + (",Aggresome" if i == 4 else ""),
                     "atlas_name": "U2OS",
                 }
             )
@@ -98,6 +98,7 @@ def idr0017(folder: Path) -> Path:
         boxes: dict[str, np.ndarray] = {}
         reagents = [(f"dmso{i % 2}", NEGATIVE, 0) for i in range(10)]
         reagents += [(f"drug{i:02d}", "no", i % 4 + 1 if i < 4 else 0) for i in range(60)]
+        reagents.append(("no cells", "no", 0))
         for i, (reagent, control, label) in enumerate(reagents):
             for channel, kind in enumerate(("nucleus", "cytoskeleton")):
                 name = f"{plate}-{i:03d}-ch{channel}.png"
@@ -115,7 +116,8 @@ def idr0017(folder: Path) -> Path:
                     }
                 )
             key = f"idr0017-{plate}-converted/{plate}-{i:03d}-ch0.png"
-            boxes[key] = np.array([[2, 102, 1, 101], [10, 110, 120, 220]])
+            if reagent != "no cells":
+                boxes[key] = np.array([[2, 102, 1, 101], [10, 110, 120, 220]])
         save_file(boxes, folder / plate / f"{plate}.safetensors")
     pd.DataFrame(rows).to_csv(folder / "idr0017_meta.csv", index=False)
     return folder
