@@ -26,12 +26,11 @@ from morphem.benchmarks.base import (
 )
 from morphem.benchmarks.bootstrap import generator, interval_of_mean
 from morphem.benchmarks.checks import is_missing
-from morphem.benchmarks.classifiers import standardise
 from morphem.benchmarks.hierarchy import agreement, complete_linkage, tightest_families
+from morphem.benchmarks.kim_matches import add_matches
 from morphem.benchmarks.kim_profiles import published_profiles
-from morphem.benchmarks.knn import nearest_by_rule
 from morphem.benchmarks.label_ranking import Precisions, best_f1, f1_at_k, precision_at_r, ranked_precision, replicating
-from morphem.benchmarks.mixing import content_order, mixing_by_neighbours
+from morphem.benchmarks.mixing import content_order, mixing_beside_baselines
 from morphem.benchmarks.negative_controls import without_controls
 from morphem.benchmarks.neighbours import codes, exclusion
 from morphem.benchmarks.retrieval import PAIR_LIMIT, unit_rows
@@ -43,8 +42,6 @@ from morphem.features import FeatureTable
 
 Similarity = Literal["correlation", "cosine"]
 Wording = Literal["code", "words"]
-GRAPH_KS, LISI_KS = (1, 2, 3, 5, 10, 15), (15, 30, 60, 90)
-"""Neighbours of graphs and of LISI, as published."""
 _COMPOUND, _TARGET, _BATCH = "Metadata_Compound", "Metadata_Target", "Metadata_Batch"
 _PLATE = "Metadata_Plate"
 Doubles = NDArray[np.float64]
@@ -213,7 +210,7 @@ class Kim(Benchmark):
         values["percent_replicating"] = self._percent_replicating(wells, details)
         self._over_sources(wells, values, missing)
         self._targets(wells, values, missing, details, counts)
-        self._neighbours(wells, values, missing, counts)
+        add_matches(wells, self._rule, values, missing, counts)
         if self.variant.startswith("orf") and "target_map" in values:
             self._clusters(wells, values, missing, details)
         if self.mixing:
@@ -281,39 +278,6 @@ class Kim(Benchmark):
         details["map_of_targets"] = found.table()
         counts["perturbations_without_partner"] = found.without
 
-    def _neighbours(
-        self, wells: FeatureTable, values: dict[str, float], missing: dict[str, str], counts: dict[str, int]
-    ) -> None:
-        """Add the accuracies of nearest neighbours that an exclusion rule allows."""
-        roles = {"compound": _COMPOUND, "batch": _BATCH, "source": "Metadata_Source", "well": "Metadata_Well"}
-        for name, label in (("nsb", _COMPOUND), ("nss", _COMPOUND), ("nsbp", _TARGET)):
-            rule = exclusion(self._rule(name))
-            needed = {roles[role] for role in rule.roles if role != "label"} | {label}
-            absent = sorted(needed - set(wells.metadata.columns))
-            if absent:
-                missing[name] = f"it needs {', '.join(absent)}"
-                continue
-            table = take(wells, ~is_missing(wells.metadata[label]))
-            if not len(table):
-                missing[name] = f"no well has {label}"
-                continue
-            labels = column(table, label).astype(str)
-            columns: dict[str, Any] = {"label": labels}
-            columns |= {role: column(table, at).astype(str) for role, at in roles.items() if at in table.metadata}
-            scaled = standardise(table.values, table.values)[1]
-            lone = ~scaled.any(1)
-            if lone.any():
-                raise DataError(
-                    f"kim: {int(lone.sum())} wells equal the mean of all; they have no direction; drop them."
-                )
-            row = nearest_by_rule(scaled, rule, columns, metric="cosine").row
-            legal = row >= 0
-            counts[f"{name}_without_candidate"] = int((~legal).sum())
-            if legal.any():
-                values[name] = float((labels[legal] == labels[row[legal]]).mean())
-            else:
-                missing[name] = f"no well has a neighbour that the rule allows ({rule.words})"
-
     def _percent_replicating(self, wells: FeatureTable, details: dict[str, Any]) -> float:
         """Return the share of perturbations whose median replicate correlation exceeds 95 % of random sets."""
         wells = take(wells, content_order(wells, (_COMPOUND,)))  # draws do not depend on the order of rows
@@ -346,22 +310,15 @@ class Kim(Benchmark):
         details["families"] = families
 
     def _mixing(self, wells: FeatureTable) -> dict[str, Any]:
-        """Return how far batches and laboratories mix, beside Gaussian clusters and shuffled ones of these sizes."""
+        """Return how far batches and laboratories mix."""
         wells = take(wells, content_order(wells, (_COMPOUND, _BATCH)))
-        values = wells.values.astype(np.float64)
         result: dict[str, Any] = {}
         for name in (_BATCH, "Metadata_Source"):
             groups = codes(column(wells, name).tolist()) if name in wells.metadata else np.zeros(0, np.int64)
-            if len(np.unique(groups)) < 2:
-                continue
-            random = generator(self.seed, "mixing", name)
-            centres = random.normal(size=(int(groups.max()) + 1, values.shape[1]))
-            clusters = 3 * centres[groups] + random.normal(size=values.shape)
-            result[name.removeprefix("Metadata_").lower()] = {
-                "profiles": mixing_by_neighbours(values, groups, GRAPH_KS, LISI_KS),
-                "gaussian_clusters": mixing_by_neighbours(clusters, groups, GRAPH_KS, LISI_KS),
-                "shuffled_clusters": mixing_by_neighbours(clusters, random.permutation(groups), GRAPH_KS, LISI_KS),
-            }
+            if len(np.unique(groups)) > 1:
+                result[name.removeprefix("Metadata_").lower()] = mixing_beside_baselines(
+                    wells.values.astype(np.float64), groups, generator(self.seed, "mixing", name)
+                )
         if not result:
             raise DataError("kim: mixing needs two batches or two laboratories; all wells are of one.")
         return result

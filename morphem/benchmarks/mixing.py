@@ -14,6 +14,8 @@ from morphem.benchmarks.neighbours import Ints
 from morphem.errors import DataError
 from morphem.features import FeatureTable
 
+GRAPH_KS, LISI_KS = (1, 2, 3, 5, 10, 15), (15, 30, 60, 90)
+"""Neighbours of graphs and of LISI in Kim et al."""
 Doubles = NDArray[np.float64]
 Metric = Literal["euclidean", "cosine"]
 
@@ -174,6 +176,23 @@ def silhouette_batch(values: Doubles, labels: Ints, batches: Ints) -> float | No
         if 2 <= count < own.sum():
             scores.append(float((1 - np.abs(silhouette_samples(values[own], batches[own]))).mean()))
     return float(np.mean(scores)) if scores else None
+
+
+def mixing_beside_baselines(values: Doubles, groups: Ints, random: np.random.Generator) -> dict[str, Any]:
+    """Return how far groups mix, beside Gaussian clusters of the same sizes and the same clusters shuffled.
+
+    Args:
+        values: (R, F).
+        groups: (R,), 0 to G - 1.
+        random: Draws the clusters.
+    """
+    centres = random.normal(size=(int(groups.max()) + 1, values.shape[1]))
+    clusters = 3 * centres[groups] + random.normal(size=values.shape)
+    return {
+        "profiles": mixing_by_neighbours(values, groups, GRAPH_KS, LISI_KS),
+        "gaussian_clusters": mixing_by_neighbours(clusters, groups, GRAPH_KS, LISI_KS),
+        "shuffled_clusters": mixing_by_neighbours(clusters, random.permutation(groups), GRAPH_KS, LISI_KS),
+    }
 
 
 def mixing_by_neighbours(
