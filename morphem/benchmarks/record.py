@@ -22,7 +22,10 @@ from morphem.errors import DataError
 from morphem.features import FeatureTable
 
 FORMAT_VERSION = 1
-_LIBRARIES = ("morphem", "numpy", "pandas", "scipy", "scikit-learn", "copairs", "pycytominer", "torch")
+_LIBRARIES = (
+    "morphem", "numpy", "pandas", "scipy", "scikit-learn", "copairs", "pycytominer", "torch",
+    "igraph", "umap-learn", "harmonypy", "scanorama",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
