@@ -44,7 +44,7 @@ from morphem.benchmarks.negative_controls import is_negative_control, without_co
 from morphem.benchmarks.neighbours import Ints
 from morphem.benchmarks.score import Score
 from morphem.benchmarks.tiny import planted
-from morphem.benchmarks.well_rows import check_wells
+from morphem.benchmarks.well_rows import check_pairs, check_wells
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
@@ -179,6 +179,7 @@ class BatchBiology(Benchmark):
     def score(self, inputs: Inputs) -> Score:
         """Correct the profiles, and compute every score that the table allows, after and before."""
         check_wells(inputs.table, "batch_biology")
+        check_pairs(len(inputs.table), "batch_biology")
         found = self._scores(corrected(inputs.table, self.correction, self.seed))
         details: dict[str, Any] = dict(found.details)
         notes = [f"{name} is not in the mean: {reason}" for name, reason in found.missing.items()]

@@ -33,10 +33,10 @@ from morphem.benchmarks.label_ranking import Precisions, best_f1, f1_at_k, preci
 from morphem.benchmarks.mixing import content_order, mixing_beside_baselines
 from morphem.benchmarks.negative_controls import without_controls
 from morphem.benchmarks.neighbours import codes, exclusion
-from morphem.benchmarks.retrieval import PAIR_LIMIT, unit_rows
+from morphem.benchmarks.retrieval import unit_rows
 from morphem.benchmarks.score import Interval, Score
 from morphem.benchmarks.tiny import planted
-from morphem.benchmarks.well_rows import check_wells
+from morphem.benchmarks.well_rows import check_pairs, check_wells
 from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
@@ -192,7 +192,7 @@ class Kim(Benchmark):
         missing: dict[str, str] = {}
         counts = {"wells": len(wells), "controls_left_out": len(inputs.table) - len(wells)}
         by_batch = averaged(wells, (_COMPOUND, _BATCH))
-        _check_size(len(by_batch))
+        check_pairs(len(by_batch), "kim, mean profiles by batch")
         found = self._map(by_batch, _COMPOUND)
         if found is None:
             raise DataError("kim: no perturbation is in two batches; perturbation mAP needs replicates across batches.")
@@ -357,12 +357,3 @@ class Kim(Benchmark):
         if np.isinf(effect):
             return Inputs({"table": make_table(values + 0.5 * shared, metadata)})
         return Inputs({"table": make_table(values + shared, metadata)})
-
-
-def _check_size(n_profiles: int) -> None:
-    """Refuse what would rank more pairs than the retrieval's limit, before it starts."""
-    if n_profiles**2 > PAIR_LIMIT:
-        raise ConfigError(
-            f"kim: {n_profiles} mean profiles make {n_profiles**2:.3g} pairs, more than the limit of {PAIR_LIMIT:.3g}; "
-            "score fewer perturbations or batches at once."
-        )

@@ -3,7 +3,8 @@
 import numpy as np
 
 from morphem.benchmarks import checks
-from morphem.errors import DataError
+from morphem.benchmarks.retrieval import PAIR_LIMIT
+from morphem.errors import ConfigError, DataError
 from morphem.features import FeatureTable
 
 _PLACE = ("Metadata_Plate", "Metadata_Well")
@@ -38,3 +39,20 @@ def check_wells(table: FeatureTable, where: str, *, directions: bool = True) -> 
         checks.not_flat(table.values, f"{where}: the table")
     elif len(table) > 1 and not np.ptp(table.values, axis=0).any():
         raise DataError(f"{where}: all {table.values.shape[1]} features are constant; all rows look the same.")
+
+
+def check_pairs(n_rows: int, where: str) -> None:
+    """Refuse a table that would be compared row by row past the limit of retrieval, before it starts.
+
+    Args:
+        n_rows: Rows that are compared with all others.
+        where: Who asks, for the message.
+
+    Raises:
+        ConfigError: With the number of pairs and the limit.
+    """
+    if n_rows**2 > PAIR_LIMIT:
+        raise ConfigError(
+            f"{where}: {n_rows} rows make {float(n_rows) ** 2:.3g} pairs, more than the limit of {PAIR_LIMIT:.3g}; "
+            "average rows, or score fewer batches or perturbations at once."
+        )

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from morphem.benchmarks import well_rows
 from morphem.benchmarks.base import Inputs, make_table, take, with_values
 from morphem.benchmarks.batch_biology import BatchBiology, corrected
 from morphem.benchmarks.leiden import cluster_agreement, leiden
@@ -116,6 +117,21 @@ def test_without_igraph_the_error_names_the_extra_and_the_variant(monkeypatch: p
     found = _score(_with_batches(1.0, 0.5), variant="without_clusters")
     assert set(found.missing) == {"leiden_ari", "leiden_nmi"}
     assert any("leiden_ari is not in the mean" in note for note in found.notes)
+
+
+def test_a_table_that_would_take_for_ever_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(well_rows, "PAIR_LIMIT", 9000)
+    with pytest.raises(ConfigError, match=r"96 rows make 9\.22e\+03 pairs, more than the limit of 9e\+03"):
+        _score(_with_batches(1.0, 0.5))
+
+
+@pytest.mark.parametrize(("correction", "package"), [("harmony", "harmonypy"), ("scanorama", "scanorama")])
+def test_a_correction_that_is_not_installed_names_its_extra(
+    correction: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"morphem\[{correction}\]"):
+        _score(_with_batches(1.0, 0.5), correction=correction)
 
 
 def test_bad_tables_and_settings_are_refused_in_one_sentence() -> None:
