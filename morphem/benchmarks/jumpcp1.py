@@ -109,6 +109,8 @@ class JumpCP1(Benchmark):
                 unit="cell",
                 crop_size_px=128,
                 aggregate="well",
+                prepare="without_noise",
+                as_stored=True,
                 differs=(
                     "wells average the cells of the shards; the list of cells behind the published rows is not public",
                 ),

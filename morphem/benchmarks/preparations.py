@@ -57,8 +57,13 @@ def _cut_otherwise(settings: Any, recipe: FeatureRecipe) -> list[str]:
     return [
         f"features have {key}={settings[key]!r} instead of the protocol's {getattr(recipe, key)!r}"
         for key in _CUT
-        if key in settings and settings[key] != getattr(recipe, key)
+        if key in settings and settings[key] != getattr(recipe, key) and not _left_open(settings, recipe, key)
     ]
+
+
+def _left_open(settings: Mapping[str, Any], recipe: FeatureRecipe, key: str) -> bool:
+    """Whether a recipe leaves a size to `embed`."""
+    return key.endswith("_px") and getattr(recipe, key) is None and settings.get("unit") == recipe.unit
 
 
 def _is_prepared(spec: Mapping[str, Any], name: str) -> bool:
