@@ -141,7 +141,7 @@ class MAE(Method):
             encoder,
             MultiCrop([ViewRecipe(count=1, size_px=32, area=(0.9, 1.0), aspect=(0.9, 1.1), interpolation="bilinear")]),
             decoder=DecoderRecipe(identity="types" if joint else "none", width=32, depth=1, n_heads=2),
-            lr=3e-3,
+            lr=1e-2,
             warmup_epochs=0,
         )
 
