@@ -133,9 +133,7 @@ def test_patches_of_all_channels_have_one_map() -> None:
 
 def test_what_has_no_tokens_is_refused() -> None:
     without = Encoder(BagOfChannels(ResidualCNN.tiny()), SelfNormalize())
-    with pytest.raises(
-        ConfigError, match="maps need patch tokens, which BagOfChannels over this"
-    ):
+    with pytest.raises(ConfigError, match="maps need patch tokens, which BagOfChannels over this"):
         check_maps(without, "last")
     with pytest.raises(ConfigError, match="attention='first' must be one of last, rollout"):
         check_maps(_joint(), "first")

@@ -232,9 +232,7 @@ class TestNames:
 
     def test_types_outside_the_map_of_chammi75_are_refused_unless_told_what_they_get(self, golden: Path) -> None:
         image, name = _image(1), "chammi75_channelvit_dino"
-        with pytest.raises(
-            ChannelError, match=r"'nucleoli' is not in the vocabulary .* or set unknown to zero"
-        ):
+        with pytest.raises(ChannelError, match=r"'nucleoli' is not in the vocabulary .* or set unknown to zero"):
             _encoder(golden, name).embed(image, ["nucleoli"])
         nearest = _encoder(golden, name, unknown="nearest").embed(image, ["nucleoli"]).values
         assert np.array_equal(nearest, _encoder(golden, name).embed(image, ["nucleus"]).values)
