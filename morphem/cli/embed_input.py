@@ -30,7 +30,8 @@ def add_input(group: Any) -> None:
         "--channels",
         nargs="+",
         metavar="NAME",
-        help="what the channels of the images show: NAME=TYPE (w1=nucleus), or types in order where files do not say",
+        help="what the channels of the images show: NAME=TYPE (w1=nucleus), or types in order where files do not say; "
+        "spaces or commas between",
     )
     add("--source", help="plug-in that reads the images (default: the one that knows the layout)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="setting of that source, as for ingest")
@@ -157,8 +158,9 @@ def _sources(
     from morphem.data.schema import resolve_channel
 
     given = dict(_pair(word) for word in options.set)
-    named = dict(_pair(word) for word in options.channels or () if "=" in word)
-    in_order = [word for word in options.channels or () if "=" not in word]
+    told = [word.strip() for given_word in options.channels or () for word in given_word.split(",")]  # both are typed
+    named = dict(_pair(word) for word in told if "=" in word)
+    in_order = [word for word in told if word and "=" not in word]
     if named and in_order:
         raise ConfigError(
             f"--channels mixes NAME=TYPE with names in order ('{in_order[0]}'); take one of the two ways for all."
