@@ -158,7 +158,7 @@ def _sources(
     from morphem.data.schema import resolve_channel
 
     given = dict(_pair(word) for word in options.set)
-    told = [word.strip() for given_word in options.channels or () for word in given_word.split(",")]  # both are typed
+    told = [part for word in options.channels or () for part in _commas(word)]
     named = dict(_pair(word) for word in told if "=" in word)
     in_order = [word for word in told if word and "=" not in word]
     if named and in_order:
@@ -181,6 +181,12 @@ def _sources(
         raise
     check(sources, aliases, in_order)
     return sources
+
+
+def _commas(word: str) -> list[str]:
+    """Split what was typed with commas between, but not a name that holds a comma (`Hoechst, 405=nucleus`)."""
+    parts = [part.strip() for part in word.split(",")]
+    return [word] if "=" in word and not all("=" in part for part in parts) else parts
 
 
 def _pair(word: str) -> tuple[str, str]:

@@ -49,6 +49,12 @@ def _words(model: str, images: Path | str, output: Path, *more: str) -> list[str
     return [*words, "--image-workers", "1", *more]
 
 
+def test_channels_may_have_commas_between(model: str, tmp_path: Path) -> None:
+    plate, output = _plate(tmp_path / "plate", n_sites=1), tmp_path / "f.parquet"
+    assert main(_words(model, plate, output, "--channels", "w1=nucleus, w2=actin")) == 0
+    assert {entry["channel"] for entry in features.read(output).dictionary} == {"nucleus", "actin"}
+
+
 def test_a_folder_of_tiffs_becomes_a_table_with_one_command(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,12 +64,6 @@ def test_a_folder_of_tiffs_becomes_a_table_with_one_command(
     assert table.metadata["Metadata_Well"].tolist() == ["A01"] * 3 + ["A02"] * 3
     assert {entry["channel"] for entry in table.dictionary} == {"nucleus", "actin"}
     assert table.provenance["data"]["root"] == str(plate)
-
-
-def test_channels_may_have_commas_between(model: str, tmp_path: Path) -> None:
-    plate, output = _plate(tmp_path / "plate", n_sites=1), tmp_path / "f.parquet"
-    assert main(_words(model, plate, output, "--channels", "w1=nucleus, w2=actin")) == 0
-    assert {entry["channel"] for entry in features.read(output).dictionary} == {"nucleus", "actin"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.parquet", "plate"]
     printed = capsys.readouterr().out
     assert "6 images of" in printed
