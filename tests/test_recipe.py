@@ -128,7 +128,8 @@ def test_a_recipe_is_saved_with_its_encoder() -> None:
 
 
 def test_a_table_of_provenance_is_plain_data() -> None:
-    json.dumps(_encoder(NOT_BLANK).embed(_images(2, 32, 32), PANEL).provenance)
+    provenance = _encoder(NOT_BLANK).embed(_images(2, 32, 32), PANEL).provenance
+    assert json.loads(json.dumps(provenance)) == provenance
 
 
 def test_recipes_that_make_no_sense_are_refused() -> None:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention
 
-from morphem.backbones.base import TokenBackbone
-from morphem.backbones.patches import patch_grid
 from morphem.backbones.positions import resampled_positions
+from morphem.backbones.projected import ProjectedPatches
 from morphem.errors import ConfigError
 
 
@@ -48,7 +47,7 @@ class PostNormBlock(nn.Module):
         return out
 
 
-class PostNormTransformer(TokenBackbone):
+class PostNormTransformer(ProjectedPatches):
     """A transformer with post-norm blocks on single-channel planes; the embedding is the class token.
 
     Args:
@@ -105,37 +104,6 @@ class PostNormTransformer(TokenBackbone):
         nn.init.trunc_normal_(self.first_token, std=0.02)
         nn.init.trunc_normal_(self.position_table, std=0.02)
         self.blocks.apply(_init_linear)
-
-    @property
-    def patch_size_px(self) -> tuple[int, int]:
-        """Height and width of a patch in pixels."""
-        height, width = self.patch_embed.kernel_size
-        return height, width
-
-    def forward(self, planes: Tensor) -> Tensor:
-        """Embed planes, (P, 1, H, W) to (P, D).
-
-        Args:
-            planes: Normalised pixels; the patch divides H and W.
-
-        Raises:
-            DataError: If the patch does not divide H and W.
-        """
-        tokens = self.patches(planes) + self.patch_positions(patch_grid(planes, self.patch_size_px))
-        return self.class_token(tokens)
-
-    def patches(self, planes: Tensor) -> Tensor:
-        """Cut planes into patches and project them, (P, h * w, D); no position is added.
-
-        Args:
-            planes: As `forward` takes them.
-
-        Raises:
-            DataError: If the patch does not divide H and W.
-        """
-        patch_grid(planes, self.patch_size_px)
-        projected: Tensor = self.patch_embed(planes)  # (P, D, h, w)
-        return projected.flatten(2).transpose(1, 2)
 
     def patch_positions(self, grid: tuple[int, int]) -> Tensor:
         """Return the positions of the patches of a grid, (1, h * w, D).

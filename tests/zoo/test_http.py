@@ -121,6 +121,7 @@ def test_a_damaged_part_is_dropped_and_the_next_try_is_clean(url: str, tmp_path:
 def test_a_server_that_stumbles_is_asked_again(url: str, behaviour: Behaviour, tmp_path: Path) -> None:
     behaviour.status = [503, 429, 500]
     get(url, tmp_path)
+    assert len(behaviour.requests) == 4
 
 
 def test_a_file_that_is_not_there_is_not_asked_for_again(url: str, behaviour: Behaviour, tmp_path: Path) -> None:
