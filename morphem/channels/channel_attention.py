@@ -156,6 +156,22 @@ class ChannelAttention(JointChannels):
         temperature = self.diversity_temperature or 1.0
         return sampled_planes(batch, self.sampling, self.types(batch), table=table, temperature=temperature)
 
+    def select(self, batch: ChannelBatch) -> ChannelBatch:
+        """Return the batch; a strategy that repeats what padding does to published features is not trained.
+
+        Args:
+            batch: As the loader yields it.
+
+        Raises:
+            ConfigError: If `padding_seen` is on.
+        """
+        if self.padding_seen:
+            raise ConfigError(
+                "channel_attention: padding_seen=true repeats at inference what published code does to small images; "
+                "train with padding_seen=false."
+            )
+        return batch
+
     def sequences(self, batch: ChannelBatch) -> list[Sequences]:
         """Turn every image into one sequence; those of one channel count stand together.
 
