@@ -10,6 +10,7 @@ from morphem.errors import ChannelError, ConfigError
 from morphem.normalizers import SelfNormalize
 from morphem.testing import check_encoder, check_strategy, dense_batch
 from morphem.testing.batches import take
+from morphem.types import ChannelBatch
 from tests.channels.odd_backbones import Averages
 
 PANELS = [["nucleus", "actin", "rna"], ["nucleus"], ["rna", "actin", "nucleus"], ["r", "g", "b", "actin", "rna"]]
