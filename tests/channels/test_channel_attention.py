@@ -245,6 +245,6 @@ def test_compatibility_settings_without_effect_are_refused(settings, message: st
 def test_what_repeats_the_padding_of_others_is_not_trained() -> None:
     strategy = _tiny(padded_channels=2, padding_seen=True)
     batch = ChannelBatch.from_planes([[torch.zeros(16, 16, dtype=torch.uint8)]], [["nucleus"]])
-    with pytest.raises(ConfigError, match="padding_seen=true repeats .* train with padding_seen=false"):
+    with pytest.raises(ConfigError, match=r"padding_seen=true repeats .* train with padding_seen=false"):
         strategy.select(batch)
     assert _tiny().select(batch) is batch
