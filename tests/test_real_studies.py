@@ -37,6 +37,7 @@ def test_ingest_fit_embed_and_probe(real_data: Path, tmp_path: Path, tiny_run: C
 
     features = tmp_path / "features.parquet"
     query = ["--query", "experiment.study == 'bbbc016-transfluor'", "--aggregate", "image"]
+    query += ["--unit", "tile", "--tile-size-px", "224"]  # whole fields, shrunk to a few pixels, would lose the spots
     run = str(tmp_path / "runs/run/version_0")
     assert main(["embed", "--model", run, "--data", str(shards), "--output", str(features), *query]) == 0
     rows = read(features)
