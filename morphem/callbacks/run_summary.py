@@ -142,8 +142,21 @@ class RunSummary(L.Callback):
         return [
             *lines,
             "Next, embed images of your own:",
-            f"  python -m morphem embed --model {self.encoder_path} --data SHARDS --output features.parquet",
+            f"  python -m morphem embed --model {self.encoder_path} --data SHARDS{self._cut()} "
+            "--output features.parquet",
         ]
+
+    def _cut(self) -> str:
+        """Return the options of `embed` that cut images as they were cut here."""
+        chosen = {
+            "unit": self.embed_settings.unit,
+            "tile-size-px": self.embed_settings.tile_size_px,
+            "crop-size-px": self.embed_settings.crop_size_px,
+        }
+        default = EmbedSettings()
+        if (default.unit, default.tile_size_px, default.crop_size_px) == tuple(chosen.values()):
+            return ""
+        return "".join(f" --{name} {value}" for name, value in chosen.items() if value is not None)
 
 
 def method_name(method: Method) -> str:

@@ -48,7 +48,7 @@ def test_a_run_leaves_its_encoder_its_features_and_a_summary(
         assert f"{probe.name}: {probe.before:.3f} before, {probe.latest:.3f} after (balanced_accuracy)" in printed
     for path in (folder / "encoder", folder / "features.parquet"):
         assert str(path) in printed
-    assert f"python -m morphem embed --model {folder / 'encoder'} --data SHARDS" in printed
+    assert f"python -m morphem embed --model {folder / 'encoder'} --data SHARDS --unit image --output" in printed
 
 
 def test_without_data_to_embed_there_is_no_table(tmp_path: Path) -> None:
@@ -56,6 +56,13 @@ def test_without_data_to_embed_there_is_no_table(tmp_path: Path) -> None:
     fit(tiny_dino(), summary, folder=tmp_path)
     assert summary.features_path is None
     assert (tmp_path / "encoder" / "model.safetensors").is_file()
+
+
+def test_the_next_command_cuts_images_as_the_run_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = write_labelled(tmp_path / "shards")
+    summary = RunSummary(embed_data=shards, embed_settings=EmbedSettings("tile", tile_size_px=16))
+    fit(tiny_dino(), summary, folder=tmp_path)
+    assert "--data SHARDS --unit tile --tile-size-px 16 --output features.parquet" in capsys.readouterr().out
 
 
 def test_settings_without_data_are_refused() -> None:
