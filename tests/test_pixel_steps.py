@@ -48,7 +48,7 @@ def _double(step: Normalizer, batch: ChannelBatch) -> list[np.ndarray]:
     return [plane.numpy() for plane in _split(step(batch, torch.float64))]
 
 
-def _compare(step: Normalizer, batch: ChannelBatch, expected: list[np.ndarray]) -> None:
+def _assert_equal(step: Normalizer, batch: ChannelBatch, expected: list[np.ndarray]) -> None:
     for found, wanted in zip(_double(step, batch), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-9, rtol=1e-9)
     for found, wanted in zip(_split(step(batch)), expected, strict=True):
@@ -61,7 +61,7 @@ def _planes(images: list[list[Tensor]]) -> list[np.ndarray]:
 
 
 def test_pixels_are_divided(images: list[list[Tensor]], batch: ChannelBatch) -> None:
-    _compare(Divide(255.0), batch, [plain.divided(plane, 255.0) for plane in _planes(images)])
+    _assert_equal(Divide(255.0), batch, [plain.divided(plane, 255.0) for plane in _planes(images)])
 
 
 @pytest.mark.parametrize("eps_on", ["variance", "deviation"])
@@ -70,7 +70,7 @@ def test_planes_lose_mean_and_deviation(
     images: list[list[Tensor]], batch: ChannelBatch, eps: float, eps_on: str
 ) -> None:
     expected = [plain.z_score(plane, eps, eps_on) for plane in _planes(images)]
-    _compare(ZScore(eps, eps_on), batch, expected)  # type: ignore[arg-type]
+    _assert_equal(ZScore(eps, eps_on), batch, expected)  # type: ignore[arg-type]
 
 
 def test_the_place_of_epsilon_matters() -> None:
@@ -83,18 +83,18 @@ def test_an_image_is_brought_to_its_own_range_over_all_channels(
     images: list[list[Tensor]], batch: ChannelBatch
 ) -> None:
     expected = [plane for image in images for plane in plain.joint_min_max([p.numpy() for p in image], 1e-6)]
-    _compare(JointMinMax(1e-6), batch, expected)
+    _assert_equal(JointMinMax(1e-6), batch, expected)
 
 
 def test_an_image_is_divided_by_its_largest_pixel_over_all_channels(
     images: list[list[Tensor]], batch: ChannelBatch
 ) -> None:
     expected = [plane for image in images for plane in plain.joint_maximum([p.numpy() for p in image])]
-    _compare(JointMaximum(), batch, expected)
+    _assert_equal(JointMaximum(), batch, expected)
 
 
 def test_percentiles_are_brought_to_0_and_1(images: list[list[Tensor]], batch: ChannelBatch) -> None:
-    _compare(Percentiles(1, 99), batch, [plain.percentiles(plane, 1, 99, 1e-6) for plane in _planes(images)])
+    _assert_equal(Percentiles(1, 99), batch, [plain.percentiles(plane, 1, 99, 1e-6) for plane in _planes(images)])
 
 
 @pytest.mark.parametrize("levels", [[7] * 400, [7] * 399 + [9]], ids=["constant", "two equal percentiles"])

@@ -265,10 +265,9 @@ def _arrow(column: "pd.Series[Any]") -> pa.Array:
         return pa.array(column.to_numpy(), from_pandas=True)
     try:
         return pa.array(column, pa.string(), from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        pass  # numbers among texts
-    values = [None if value is None or value != value or value is pd.NA else str(value) for value in column]
-    return pa.array(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers among texts
+        values = [None if value is None or value != value or value is pd.NA else str(value) for value in column]
+        return pa.array(values, pa.string())
 
 
 def is_metadata(name: str) -> bool:
